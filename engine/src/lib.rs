@@ -1,1 +1,24 @@
-//! Placeholder until the first commit.
+//! The Septet engine: what is true for every item.
+//!
+//! Messages and their headers, the durable store, the production file and the plan made of it, and
+//! the Director that runs a plan: queues, retry, reply actions, suspension, alerts. Concrete hosts
+//! (MLLP, REST, flows, …) live in sibling crates and are handed in by the composition root as a
+//! [`registry::Registry`]; this crate knows only their contracts in [`host`] and [`process`].
+
+pub mod body;
+pub mod clock;
+pub mod config;
+pub mod director;
+pub mod event;
+pub mod fault;
+pub mod header;
+pub mod host;
+pub mod id;
+pub mod process;
+pub mod queue;
+pub mod record;
+pub mod registry;
+pub mod reply;
+pub mod store;
+pub mod token;
+pub mod vault;

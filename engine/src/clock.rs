@@ -1,0 +1,96 @@
+//! The only source of time, so that tests can move it. `Clock` also owns waiting: whoever waits for a
+//! moment waits on the clock, never on the runtime's timer directly.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+
+/// Tells the time and waits for it.
+#[async_trait]
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// The time now, with microseconds.
+    fn now(&self) -> Timestamp;
+
+    /// Returns once `now() >= moment`. Cancel-safe.
+    async fn until(&self, moment: Timestamp);
+
+    /// Returns after `duration` of this clock's time. Cancel-safe.
+    async fn sleep(&self, duration: Duration) {
+        let wait = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+        self.until(self.now().saturating_add(wait).unwrap_or(Timestamp::MAX)).await;
+    }
+}
+
+/// A clock shared by everything of one engine.
+pub type SharedClock = Arc<dyn Clock>;
+
+/// The machine's clock.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct SystemClock;
+
+#[async_trait]
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that asks the machine for the time")]
+    fn now(&self) -> Timestamp {
+        let now = Timestamp::now();
+        Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+    }
+
+    async fn until(&self, moment: Timestamp) {
+        loop {
+            let left = moment.duration_since(self.now());
+            if left <= SignedDuration::ZERO {
+                return;
+            }
+            // The wall clock may be set while we wait: look again at least every minute.
+            let left = Duration::try_from(left).unwrap_or(Duration::ZERO).min(Duration::from_secs(60));
+            tokio::time::sleep(left.max(Duration::from_micros(100))).await;
+        }
+    }
+}
+
+/// A clock that stands still until a test moves it.
+#[derive(Debug)]
+pub struct ManualClock {
+    now: Mutex<Timestamp>,
+    moved: Notify,
+}
+
+impl ManualClock {
+    /// A clock that shows `start`.
+    pub fn new(start: Timestamp) -> Self {
+        ManualClock { now: Mutex::new(start), moved: Notify::new() }
+    }
+
+    /// Moves the clock forward and wakes everyone whose moment has come.
+    pub fn advance(&self, by: Duration) {
+        let by = SignedDuration::try_from(by).unwrap_or(SignedDuration::MAX);
+        let mut now = self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *now = now.saturating_add(by).unwrap_or(Timestamp::MAX);
+        drop(now);
+        self.moved.notify_waiters();
+    }
+}
+
+#[async_trait]
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        *self.now.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn until(&self, moment: Timestamp) {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if self.now() >= moment {
+                return;
+            }
+            moved.await;
+        }
+    }
+}

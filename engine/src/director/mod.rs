@@ -1,0 +1,289 @@
+//! The Director runs a plan: it starts and stops items, drives their queues, applies reply actions,
+//! retries, suspends, raises alerts, and is what the admin API talks to.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::body::Body;
+use crate::config::plan::Plan;
+use crate::id::{ItemName, MessageId, SessionId};
+use crate::process::LaneFactory;
+use crate::store::{ItemCounts, MessageFilter, Store};
+use crate::token::SharedTokens;
+
+/// The state of an item as the API shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ItemState {
+    /// Binding or starting its slots.
+    Starting,
+    /// At work.
+    Running,
+    /// Finishing work in flight.
+    Stopping,
+    /// Stopped by an operator; survives a restart.
+    Stopped,
+    /// `enabled = false`, or switched off by the action `disable`.
+    Disabled,
+    /// The environment does not let it run; it tries again with back-off.
+    Faulted,
+    /// Too many suspensions in a row, or lost script threads; `start` ends it.
+    Paused,
+}
+
+impl ItemState {
+    /// `starting`, `running`, …
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ItemState::Starting => "starting",
+            ItemState::Running => "running",
+            ItemState::Stopping => "stopping",
+            ItemState::Stopped => "stopped",
+            ItemState::Disabled => "disabled",
+            ItemState::Faulted => "faulted",
+            ItemState::Paused => "paused",
+        }
+    }
+}
+
+/// The state of the whole production.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProductionState {
+    /// Recovery and binding.
+    Starting,
+    /// At work.
+    Running,
+    /// SIGTERM: finishing work in flight.
+    Draining,
+    /// Stopped.
+    Stopped,
+}
+
+impl ProductionState {
+    /// `starting`, `running`, `draining`, `stopped`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProductionState::Starting => "starting",
+            ProductionState::Running => "running",
+            ProductionState::Draining => "draining",
+            ProductionState::Stopped => "stopped",
+        }
+    }
+}
+
+/// One item as `GET /api/v1/items` shows it.
+#[derive(Clone, Debug)]
+pub struct ItemView {
+    /// Its name.
+    pub name: ItemName,
+    /// `service`, `process`, `operation`.
+    pub kind: &'static str,
+    /// Its class.
+    pub type_name: &'static str,
+    /// Its state.
+    pub state: ItemState,
+    /// Its counters.
+    pub counts: ItemCounts,
+}
+
+/// What to do with queues whose item is not in the plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Orphans {
+    /// Do not start; name them.
+    #[default]
+    Refuse,
+    /// Keep them as they are.
+    Hold,
+    /// Discard their messages.
+    Discard,
+    /// Give the queue of the first to the second.
+    Rename(Vec<(ItemName, ItemName)>),
+}
+
+/// Why a production could not start or reload.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StartError {
+    /// Queues without an item.
+    #[error("messages are queued for items that are not in the production: {0}")]
+    Orphans(String),
+    /// A reload could not bind something new; everything is as before.
+    #[error("item {item} could not start: {text}")]
+    Item {
+        /// The item.
+        item: ItemName,
+        /// Why.
+        text: String,
+    },
+    /// What a reload cannot change (`[store]`, `[admin]` addresses, the production's name).
+    #[error("{0} cannot be changed by a reload; restart the production")]
+    NeedsRestart(String),
+    /// The store.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// Why an operator's request was refused.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No such item.
+    #[error("there is no item named {0}")]
+    UnknownItem(String),
+    /// No such message.
+    #[error("there is no message {0}")]
+    UnknownMessage(MessageId),
+    /// It is not in a state that allows this: 409.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// The store cannot take it: 503.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// What resend made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resent {
+    /// The new header.
+    pub id: MessageId,
+    /// Its session.
+    pub session: SessionId,
+    /// The original.
+    pub resent_from: MessageId,
+}
+
+/// The answer of a replay or of its dry run.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayReport {
+    /// How many requests the filter selects.
+    pub selected: u64,
+    /// How many of them can be replayed.
+    pub replayable: u64,
+    /// Those that cannot, and why.
+    pub blocked: Vec<(MessageId, String)>,
+    /// Whether it was started.
+    pub started: bool,
+}
+
+/// What the Director is started with, apart from the plan.
+#[derive(Clone)]
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Builds lanes.
+    pub lanes: LaneFactory,
+    /// OAuth tokens.
+    pub tokens: SharedTokens,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
+/// A running production. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Running>);
+
+#[derive(Debug)]
+struct Running {
+    store: Store,
+    started: Timestamp,
+}
+
+impl Engine {
+    /// Starts a plan on a recovered store: resolves orphans, configures queues, binds and runs every
+    /// enabled item (one that cannot is `faulted` and tried again), resumes waiting instances.
+    pub async fn start(_plan: Plan, _parts: Parts, _orphans: Orphans) -> Result<Engine, StartError> {
+        unimplemented!("director")
+    }
+
+    /// Switches to a new plan: builds and binds everything new first, then switches what changed, or
+    /// changes nothing.
+    pub async fn reload(&self, _plan: Plan, _orphans: Orphans) -> Result<(), StartError> {
+        unimplemented!("director")
+    }
+
+    /// Stops accepting, finishes work in flight (at most `deadline`), syncs. Queues stay on disk.
+    pub async fn shutdown(&self, _deadline: Duration) {
+        unimplemented!("director")
+    }
+
+    /// The plan that runs.
+    pub fn plan(&self) -> Arc<Plan> {
+        unimplemented!("director")
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Timestamp {
+        self.0.started
+    }
+
+    /// The production's state.
+    pub fn state(&self) -> ProductionState {
+        unimplemented!("director")
+    }
+
+    /// Recovery is done, all enabled services listen, the store takes writes; else why not.
+    pub fn ready(&self) -> Result<(), String> {
+        unimplemented!("director")
+    }
+
+    /// All items in file order.
+    pub fn items(&self) -> Vec<ItemView> {
+        unimplemented!("director")
+    }
+
+    /// Starts a stopped, paused or disabled item. `who` is for the event.
+    pub async fn start_item(&self, _item: &str, _who: Option<&str>) -> Result<(), ControlError> {
+        unimplemented!("director")
+    }
+
+    /// Stops an item; remembered over restarts.
+    pub async fn stop_item(&self, _item: &str, _who: Option<&str>) -> Result<(), ControlError> {
+        unimplemented!("director")
+    }
+
+    /// Stops and starts an item.
+    pub async fn restart_item(&self, _item: &str, _who: Option<&str>) -> Result<(), ControlError> {
+        unimplemented!("director")
+    }
+
+    /// A new request over the stored (or an edited) body; durable when this returns.
+    pub async fn resend(
+        &self,
+        _id: MessageId,
+        _target: Option<&str>,
+        _body: Option<Body>,
+        _who: Option<&str>,
+    ) -> Result<Resent, ControlError> {
+        unimplemented!("director")
+    }
+
+    /// A suspended message goes back to its place.
+    pub async fn resume(&self, _id: MessageId, _who: Option<&str>) -> Result<(), ControlError> {
+        unimplemented!("director")
+    }
+
+    /// A suspended or queued message will not be processed. In flight: refused.
+    pub async fn discard(&self, _id: MessageId, _who: Option<&str>) -> Result<(), ControlError> {
+        unimplemented!("director")
+    }
+
+    /// Resends every request that the filter selects, oldest first, or says what would be.
+    pub async fn replay(
+        &self,
+        _filter: &MessageFilter,
+        _target: Option<&str>,
+        _dry_run: bool,
+        _who: Option<&str>,
+    ) -> Result<ReplayReport, ControlError> {
+        unimplemented!("director")
+    }
+}
