@@ -278,4 +278,6 @@ pub struct Common {
     pub response_timeout: Duration,
     /// `reply_actions`.
     pub reply_actions: Option<ReplyActions>,
+    /// `idempotency_header`: the name under which HTTP operations send the idempotency key.
+    pub idempotency_header: String,
 }
