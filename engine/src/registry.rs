@@ -9,7 +9,7 @@ use std::sync::Arc;
 use schemars::Schema;
 
 use crate::config::build::Build;
-use crate::config::settings::Transform;
+use crate::config::settings::{OAuthClient, Transform};
 use crate::host::{OperationFactory, ServiceFactory};
 use crate::id::ItemName;
 use crate::process::{BusinessProcess, Definition, LaneFactory};
@@ -129,6 +129,9 @@ pub struct Registry {
     pub items: Vec<ItemClass>,
     /// Checks one `[transforms.NAME]` (paths, script syntax); reports through `Build`.
     pub check_transform: fn(&mut Build<'_>, &str, &Transform),
+    /// Checks one `[oauth.NAME]` (`septet_oauth::check`): the key at fault, a code, and what is wrong. Every
+    /// entry is an error.
+    pub check_oauth: fn(&OAuthClient) -> Vec<(&'static str, &'static str, String)>,
     /// Builds lanes.
     pub lanes: LaneFactory,
 }
