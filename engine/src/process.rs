@@ -157,6 +157,8 @@ pub enum Next {
     Complete,
     /// The instance ends with status error; a caller who waits gets the fault.
     Fail(Fault),
+    /// The request waits for an operator (router `unmatched = "suspend"`); resuming starts it anew.
+    Suspend(Fault),
     /// It waits for calls or timers; these bytes come back with the next job.
     Wait {
         /// Opaque to the engine; at most 1 MiB of `context`.
