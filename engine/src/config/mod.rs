@@ -3,6 +3,8 @@
 
 pub mod build;
 pub mod diagnostic;
+pub mod hours;
 pub mod node;
 pub mod plan;
 pub mod settings;
+pub mod units;

@@ -1,15 +1,19 @@
 //! Settings that belong to the engine rather than to one host: `[production]`, `[store]`, `[admin]`,
 //! `[oauth.*]`, `[transforms.*]`, and the keys every item has. Names and defaults are CONTRACT §2.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::config::hours::Hours;
 use crate::id::ItemName;
 use crate::reply::ReplyActions;
 
@@ -26,6 +30,24 @@ impl Secret {
     /// The clear text, for the way to a peer.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Secret::new)
+    }
+}
+
+impl JsonSchema for Secret {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Secret".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "septet-secret" })
     }
 }
 
@@ -99,25 +121,39 @@ pub struct Admin {
     pub tokens: BTreeMap<String, (Secret, Role)>,
 }
 
-/// `tls = { cert, key, client_ca }` of a listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The schema of a file that must exist: the loader makes the path absolute and checks that it does.
+fn file_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "septet-file" })
+}
+
+/// `tls = { cert, key, client_ca }` of a listener. Paths are absolute once loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct ServerTls {
     /// Certificate chain, PEM file.
+    #[schemars(schema_with = "file_schema")]
     pub cert: PathBuf,
     /// Private key, PEM file.
+    #[schemars(schema_with = "file_schema")]
     pub key: PathBuf,
     /// Authorities of client certificates, PEM file; set means clients must present one.
+    #[serde(default)]
+    #[schemars(schema_with = "file_schema")]
     pub client_ca: Option<PathBuf>,
 }
 
-/// `tls = { ca, cert, key, server_name, pin }` of a client.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+/// `tls = { ca, cert, key, server_name, pin }` of a client. Paths are absolute once loaded.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct ClientTls {
     /// Trusted authorities, PEM file; absent = the system's.
+    #[schemars(schema_with = "file_schema")]
     pub ca: Option<PathBuf>,
     /// Client certificate, PEM file.
+    #[schemars(schema_with = "file_schema")]
     pub cert: Option<PathBuf>,
     /// Its private key, PEM file.
+    #[schemars(schema_with = "file_schema")]
     pub key: Option<PathBuf>,
     /// The name to verify instead of the host's.
     pub server_name: Option<String>,
@@ -236,7 +272,7 @@ pub struct ItemAlert {
     /// No message came for this long.
     pub inactive: Option<Duration>,
     /// Only within these hours: `Mon-Fri 07:00-19:00`.
-    pub during: Option<String>,
+    pub during: Option<Hours>,
 }
 
 /// The keys every item has, and those that all services or all operations have.
@@ -253,7 +289,7 @@ pub struct Common {
     /// `alert`.
     pub alert: ItemAlert,
     /// `schedule`: when the item runs.
-    pub schedule: Option<String>,
+    pub schedule: Option<Hours>,
     /// `description`.
     pub description: Option<String>,
     /// `category`.
