@@ -1,0 +1,544 @@
+//! Changing a message: a series of edits, then one new message.
+//!
+//! An editor holds the segments of its message as lines. A line that no edit touches is re-emitted as the bytes that
+//! arrived, line end included; in a touched line everything outside the edited place stays as it was. Places that a
+//! message does not have yet are made by adding separators up to them (bounded by the limits of [`Path`]).
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use crate::charset::Unmappable;
+use crate::escape::{self, NoEscapeCharacter};
+use crate::message::{find, is_segment, values_at};
+use crate::segment::Segment;
+use crate::{Charset, Delimiters, FieldPath, Index, Message, Path};
+
+/// Edits in progress. Reads see what earlier edits wrote.
+#[derive(Clone)]
+pub struct Editor {
+    base: Message,
+    lines: Vec<Line>,
+    /// Written by [`Editor::append_segment`], as the message's own line ends are.
+    line_end: &'static str,
+    touched: bool,
+    /// Bytes that edits may have added, so that the result cannot outgrow its index.
+    grown: usize,
+}
+
+#[derive(Clone)]
+struct Line {
+    content: Content,
+    /// A line end that an edit wrote after the content.
+    written_end: &'static str,
+    /// What follows the content in the base message's bytes: its line end, blank lines.
+    kept_end: Range<usize>,
+}
+
+#[derive(Clone)]
+enum Content {
+    /// The base message's segment of this index.
+    Kept(usize),
+    Written {
+        text: Vec<u8>,
+        scan: Option<Vec<u8>>,
+    },
+    Removed,
+}
+
+/// Why an edit cannot be made. Names the place, never content.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EditError {
+    /// A path with a group prefix, or one to a whole segment where a field is needed.
+    #[error("{path}: {reason}")]
+    Path {
+        /// The path as written.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The message has no such segment, nor one less.
+    #[error("{path}: the message has no such segment")]
+    NoSuchSegment {
+        /// The path as written.
+        path: String,
+    },
+    /// MSH-1 and MSH-2 (and the MSH segment itself) hold the message together.
+    #[error("{path}: delimiters and the header itself cannot be changed")]
+    Header {
+        /// The path as written.
+        path: String,
+    },
+    /// The message declares no subcomponent separator.
+    #[error("{path}: the message declares no subcomponent separator")]
+    NoSubcomponents {
+        /// The path as written.
+        path: String,
+    },
+    /// Encoded text with a separator of a higher level than its place, or with a line end.
+    #[error("{path}: the encoded text holds a separator that would break its surroundings")]
+    Breaks {
+        /// The path as written, or the name of the segment to append.
+        path: String,
+    },
+    /// Text to append that is no segment.
+    #[error("a segment begins with three upper-case letters or digits and the field separator")]
+    NotASegment,
+    /// See [`NoEscapeCharacter`].
+    #[error(transparent)]
+    Escape(#[from] NoEscapeCharacter),
+    /// See [`Unmappable`].
+    #[error(transparent)]
+    Charset(#[from] Unmappable),
+    /// The result would be 4 GiB or more.
+    #[error("the message would be larger than 4 GiB")]
+    TooLarge,
+}
+
+impl Editor {
+    pub(crate) fn new(base: Message) -> Self {
+        let spans = base.raw_spans();
+        let length = base.raw().len();
+        let starts = spans.iter().skip(1).map(|span| span.range().start).chain([length]);
+        let lines: Vec<Line> = spans
+            .iter()
+            .zip(starts)
+            .enumerate()
+            .map(|(index, (span, next))| Line {
+                content: Content::Kept(index),
+                written_end: "",
+                kept_end: span.range().end..next,
+            })
+            .collect();
+        let line_end =
+            base.spans().first().and_then(|span| base.text().get(span.range().end..)).map_or("\r", |rest| {
+                match rest {
+                    [b'\r', b'\n', ..] => "\r\n",
+                    [b'\n', ..] => "\n",
+                    _ => "\r",
+                }
+            });
+        Self { base, lines, line_end, touched: false, grown: 0 }
+    }
+
+    /// See [`Message::get`].
+    pub fn get(&self, path: &Path) -> String {
+        find(self.segments(), path).map(|segment| segment.read(path.field())).unwrap_or_default()
+    }
+
+    /// See [`Message::raw_at`].
+    pub fn raw_at(&self, path: &Path) -> &[u8] {
+        find(self.segments(), path).map(|segment| segment.slice(path.field())).unwrap_or_default()
+    }
+
+    /// See [`Message::raw_text`].
+    pub fn raw_text(&self, path: &Path) -> String {
+        self.base.reading().charset.decode(self.raw_at(path)).into_owned()
+    }
+
+    /// See [`Message::all`].
+    pub fn all(&self, path: &Path) -> Vec<String> {
+        values_at(self.segments(), path, path.occurrence())
+    }
+
+    /// See [`Message::every`].
+    pub fn every(&self, path: &Path) -> Vec<String> {
+        let open = path.open();
+        self.all(open.as_ref().unwrap_or(path))
+    }
+
+    /// See [`Message::segments`].
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        let lines = self.lines.iter().filter_map(|line| self.view(line));
+        lines.zip(1..).map(|(segment, number)| Segment { number, ..segment })
+    }
+
+    /// Writes `text` at a path, escaped and in the message's charset. Whatever is below the path is replaced. No index
+    /// means the first; `OBX[*]-5` writes to all OBX, `PID-3[*]` replaces all repetitions by one, `PID-3[*].4` writes to
+    /// each. The segment after the last of its name is made at the end of the message. Empty text never makes a place.
+    pub fn set(&mut self, path: &Path, text: &str) -> Result<(), EditError> {
+        if path.field().is_none() {
+            return Err(path_error(
+                path,
+                "a field is needed, as in PID-3; a whole segment is written as encoded text",
+            ));
+        }
+        let reading = self.base.reading();
+        let escaped = escape::escape(text, &reading.delimiters)?;
+        let bytes = reading.charset.encode(&escaped)?;
+        self.write(path, &bytes)
+    }
+
+    /// Writes encoded bytes at a path: as [`Editor::set`], but they are taken as they are. They may hold separators of
+    /// their own level and below, no higher ones. A path without a field replaces the whole segment.
+    pub fn set_raw(&mut self, path: &Path, er7: &[u8]) -> Result<(), EditError> {
+        let Delimiters { field, component, repetition, subcomponent, .. } = self.base.delimiters();
+        let covered = self.covered(er7);
+        let scan = covered.as_deref().unwrap_or(er7);
+        let Some(place) = path.field() else { return self.replace_segment(path, er7, scan) };
+        let breaks = scan.iter().any(|&b| {
+            matches!(b, b'\r' | b'\n')
+                || b == field
+                || (b == repetition && place.component.is_some())
+                || (b == component && place.component.is_some())
+                || (Some(b) == subcomponent && place.subcomponent.is_some())
+        });
+        if breaks {
+            return Err(EditError::Breaks { path: path.to_string() });
+        }
+        self.write(path, er7)
+    }
+
+    /// As [`Editor::set_raw`], for encoded text still to be put into the message's charset.
+    pub fn set_raw_text(&mut self, path: &Path, er7: &str) -> Result<(), EditError> {
+        let bytes = self.base.reading().charset.encode(er7)?;
+        self.set_raw(path, &bytes)
+    }
+
+    /// Adds a segment after the last one, with the message's own line end. A line end at the end of `er7` is ignored.
+    pub fn append_segment(&mut self, er7: &[u8]) -> Result<(), EditError> {
+        let er7 = er7.trim_ascii_end();
+        let covered = self.covered(er7);
+        self.check_segment(er7, covered.as_deref().unwrap_or(er7))?;
+        self.grow(er7.len() + 4)?;
+        let mut line = Line {
+            content: Content::Written { text: er7.to_vec(), scan: covered },
+            written_end: "",
+            kept_end: 0..0,
+        };
+        // The last segment keeps its own line end, where it has one; what follows that (blank lines) stays last.
+        if let Some(last) = self.lines.last_mut() {
+            let width = self.base.charset().width();
+            let own = self.line_end.len() * width;
+            line.kept_end = last.kept_end.clone();
+            let has_end = last.written_end.is_empty() && !last.kept_end.is_empty();
+            if has_end || !last.written_end.is_empty() {
+                line.written_end = self.line_end;
+                if has_end {
+                    let split = (last.kept_end.start + own).min(last.kept_end.end);
+                    last.kept_end.end = split;
+                    line.kept_end.start = split;
+                } else {
+                    last.kept_end.end = last.kept_end.start;
+                }
+            } else {
+                last.written_end = self.line_end;
+            }
+        }
+        self.lines.push(line);
+        self.touched = true;
+        Ok(())
+    }
+
+    /// As [`Editor::append_segment`], for encoded text still to be put into the message's charset.
+    pub fn append_segment_text(&mut self, er7: &str) -> Result<(), EditError> {
+        let bytes = self.base.reading().charset.encode(er7)?;
+        self.append_segment(&bytes)
+    }
+
+    /// Removes what is at a path, if anything is. A segment goes with its line end (`OBX` the first, `OBX[*]` all). A
+    /// field without an index is emptied, repetitions and all; `PID-3[2]` takes out the second repetition; components and
+    /// subcomponents are emptied. Following fields and components keep their places.
+    pub fn remove(&mut self, path: &Path) -> Result<(), EditError> {
+        self.check(path)?;
+        let Some(place) = path.field() else { return self.remove_segments(path) };
+        for index in self.targets(path) {
+            let repetitions = match (place.component, place.repetition) {
+                (None, Index::First | Index::All) => vec![Index::All],
+                (Some(_), Index::All) => self.repetitions(index, place.field),
+                (_, one) => vec![one],
+            };
+            for repetition in repetitions {
+                let place = FieldPath { repetition, ..place };
+                let takes_out = place.component.is_none() && repetition != Index::All;
+                let Some(segment) = self.lines.get(index).and_then(|line| self.view(line)) else { continue };
+                let Some(mut range) = segment.locate(place) else { continue };
+                if takes_out {
+                    range = with_separator(&segment, range, place.field);
+                }
+                if !range.is_empty() {
+                    let text = splice(segment.text, range, &[], &[]);
+                    self.replace(index, text)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The edited message; without edits the same bytes.
+    pub fn finish(self) -> Message {
+        if !self.touched {
+            return self.base;
+        }
+        let raw = self.base.raw();
+        let charset = self.base.charset();
+        let spans = self.base.raw_spans();
+        let kept = |range: Range<usize>| raw.get(range).unwrap_or_default();
+        let mut out = Vec::with_capacity(raw.len() + self.grown);
+        out.extend_from_slice(kept(0..spans.first().map_or(0, |span| span.range().start)));
+        for line in &self.lines {
+            match &line.content {
+                Content::Kept(index) => {
+                    out.extend_from_slice(
+                        spans.get(*index).map(|span| kept(span.range())).unwrap_or_default(),
+                    );
+                }
+                Content::Written { text, .. } if charset.is_wide() => {
+                    out.extend_from_slice(&charset.encode_lossy(&String::from_utf8_lossy(text)));
+                }
+                Content::Written { text, .. } => out.extend_from_slice(text),
+                Content::Removed => {}
+            }
+            out.extend_from_slice(&charset.encode_lossy(line.written_end));
+            out.extend_from_slice(kept(line.kept_end.clone()));
+        }
+        self.base.edited(out)
+    }
+}
+
+// === impl Editor: inside ===
+
+impl Editor {
+    fn view<'e>(&'e self, line: &'e Line) -> Option<Segment<'e>> {
+        let (text, scan) = match &line.content {
+            Content::Kept(index) => {
+                let range = self.base.spans().get(*index)?.range();
+                (self.base.text().get(range.clone())?, self.base.scan().get(range)?)
+            }
+            Content::Written { text, scan } => (text.as_slice(), scan.as_deref().unwrap_or(text)),
+            Content::Removed => return None,
+        };
+        Some(Segment { text, scan, reading: self.base.reading(), number: 0 })
+    }
+
+    /// `bytes` without what only looks like delimiters, where the message's charset has such.
+    fn covered(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let charset: Charset = self.base.reading().charset;
+        charset.without_hidden_delimiters(bytes)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), EditError> {
+        if !path.groups().is_empty() {
+            return Err(path_error(path, "groups cannot be resolved without the message's structure"));
+        }
+        let header = matches!(path.segment(), "MSH" | "BHS" | "FHS");
+        if header && path.field().is_some_and(|place| place.field <= 2) {
+            return Err(EditError::Header { path: path.to_string() });
+        }
+        Ok(())
+    }
+
+    /// The lines that a path means.
+    fn targets(&self, path: &Path) -> Vec<usize> {
+        let name = path.segment_bytes();
+        let named = self.lines.iter().enumerate().filter_map(|(index, line)| {
+            self.view(line).filter(|segment| segment.has_name(name)).map(|_| index)
+        });
+        match path.occurrence() {
+            Index::All => named.collect(),
+            one => named.skip(one.number() - 1).take(1).collect(),
+        }
+    }
+
+    fn repetitions(&self, index: usize, field: u16) -> Vec<Index> {
+        let segment = self.lines.get(index).and_then(|line| self.view(line));
+        let count = segment.map_or(0, |segment| segment.repetitions(field));
+        (1..=count).filter_map(|n| u32::try_from(n).ok()).map(Index::At).collect()
+    }
+
+    fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), EditError> {
+        self.check(path)?;
+        let Some(place) = path.field() else { return Ok(()) };
+        let mut targets = self.targets(path);
+        if targets.is_empty() {
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            targets.push(self.make_segment(path)?);
+        }
+        for index in targets {
+            let repetitions = match place.repetition {
+                Index::All if place.component.is_some() => match self.repetitions(index, place.field) {
+                    none if none.is_empty() => vec![Index::First],
+                    some => some,
+                },
+                one => vec![one],
+            };
+            for repetition in repetitions {
+                let place = FieldPath { repetition, ..place };
+                let Some(segment) = self.lines.get(index).and_then(|line| self.view(line)) else { continue };
+                let Some((range, padding)) = make_place(&segment, place) else {
+                    return Err(EditError::NoSubcomponents { path: path.to_string() });
+                };
+                let unchanged = segment.text.get(range.clone()) == Some(bytes);
+                if !(unchanged && (padding.is_empty() || bytes.is_empty())) {
+                    let text = splice(segment.text, range, &padding, bytes);
+                    self.grow(padding.len() + bytes.len())?;
+                    self.replace(index, text)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A new segment at the end, where the path asks for the one after the last of its name.
+    fn make_segment(&mut self, path: &Path) -> Result<usize, EditError> {
+        let name = path.segment_bytes();
+        let present = self.segments().filter(|segment| segment.has_name(name)).count();
+        let wanted = match path.occurrence() {
+            Index::First => 1,
+            Index::At(number) => number as usize,
+            Index::All => 0,
+        };
+        if wanted != present + 1 || !name.first().is_some_and(u8::is_ascii_uppercase) {
+            return Err(EditError::NoSuchSegment { path: path.to_string() });
+        }
+        self.append_segment(&name)?;
+        Ok(self.lines.len() - 1)
+    }
+
+    fn replace_segment(&mut self, path: &Path, er7: &[u8], scan: &[u8]) -> Result<(), EditError> {
+        self.check(path)?;
+        self.check_segment(er7, scan)?;
+        let targets = self.targets(path);
+        if targets.is_empty() {
+            return Err(EditError::NoSuchSegment { path: path.to_string() });
+        }
+        let first_header = targets.first() == Some(&0);
+        if first_header
+            && (er7.get(..3) != Some(b"MSH") || Delimiters::of_header(er7) != Ok(self.base.delimiters()))
+        {
+            return Err(EditError::Header { path: path.to_string() });
+        }
+        for index in targets {
+            self.grow(er7.len())?;
+            self.replace(index, er7.to_vec())?;
+        }
+        Ok(())
+    }
+
+    fn remove_segments(&mut self, path: &Path) -> Result<(), EditError> {
+        let targets = self.targets(path);
+        if targets.contains(&0) {
+            return Err(EditError::Header { path: path.to_string() });
+        }
+        let width = self.base.charset().width();
+        for index in targets {
+            let Some(line) = self.lines.get_mut(index) else { continue };
+            line.content = Content::Removed;
+            if line.written_end.is_empty() {
+                // Blank lines after the segment stay.
+                let own = (self.line_end.len() * width).min(line.kept_end.len());
+                line.kept_end.start += own;
+            }
+            line.written_end = "";
+            self.touched = true;
+        }
+        Ok(())
+    }
+
+    fn check_segment(&self, er7: &[u8], scan: &[u8]) -> Result<(), EditError> {
+        if !is_segment(er7, self.base.delimiters().field) {
+            return Err(EditError::NotASegment);
+        }
+        if scan.iter().any(|b| matches!(b, b'\r' | b'\n')) {
+            let name = er7.get(..3).unwrap_or_default();
+            return Err(EditError::Breaks { path: String::from_utf8_lossy(name).into_owned() });
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, index: usize, text: Vec<u8>) -> Result<(), EditError> {
+        let scan = self.covered(&text);
+        if let Some(line) = self.lines.get_mut(index) {
+            line.content = Content::Written { text, scan };
+            self.touched = true;
+        }
+        Ok(())
+    }
+
+    fn grow(&mut self, by: usize) -> Result<(), EditError> {
+        let width = self.base.charset().width();
+        self.grown = self.grown.saturating_add(by.saturating_mul(width));
+        let fits =
+            self.base.raw().len().checked_add(self.grown).is_some_and(|size| u32::try_from(size).is_ok());
+        if fits { Ok(()) } else { Err(EditError::TooLarge) }
+    }
+}
+
+fn path_error(path: &Path, reason: &'static str) -> EditError {
+    EditError::Path { path: path.to_string(), reason }
+}
+
+fn splice(text: &[u8], range: Range<usize>, padding: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let before = text.get(..range.start).unwrap_or_default();
+    let after = text.get(range.end..).unwrap_or_default();
+    [before, padding, bytes, after].concat()
+}
+
+/// A repetition together with one separator beside it.
+fn with_separator(segment: &Segment<'_>, range: Range<usize>, field: u16) -> Range<usize> {
+    let Some(whole) = segment.field(field) else { return range };
+    if range.start > whole.start {
+        range.start - 1..range.end
+    } else if range.end < whole.end {
+        range.start..range.end + 1
+    } else {
+        range
+    }
+}
+
+/// Where a place is, or would be after the separators that are missing before it. `None` where it needs a separator that
+/// the message does not declare.
+fn make_place(segment: &Segment<'_>, place: FieldPath) -> Option<(Range<usize>, Vec<u8>)> {
+    let Delimiters { field, component, repetition, subcomponent, .. } = segment.reading.delimiters;
+    let mut at = Descent { scan: segment.scan, range: 0..segment.scan.len(), padding: Vec::new() };
+    let number = usize::from(place.field) + usize::from(!segment.is_header());
+    at.enter(field, number);
+    if place.repetition == Index::All && place.component.is_none() {
+        return Some((at.range, at.padding));
+    }
+    at.enter(repetition, place.repetition.number());
+    if let Some(number) = place.component {
+        at.enter(component, usize::from(number));
+    }
+    match (place.subcomponent, subcomponent) {
+        (Some(number), Some(separator)) => at.enter(separator, usize::from(number)),
+        (Some(2..), None) => return None,
+        _ => {}
+    }
+    Some((at.range, at.padding))
+}
+
+struct Descent<'s> {
+    scan: &'s [u8],
+    range: Range<usize>,
+    padding: Vec<u8>,
+}
+
+impl Descent<'_> {
+    /// Narrows the range to its `number`th piece, or to its end with the missing separators noted.
+    fn enter(&mut self, separator: u8, number: usize) {
+        let within = self.scan.get(self.range.clone()).unwrap_or_default();
+        let mut start = 0;
+        let mut seen = 1;
+        let mut ends = memchr::memchr_iter(separator, within);
+        while seen < number {
+            match ends.next() {
+                Some(end) => start = end + 1,
+                None => {
+                    self.padding.resize(self.padding.len() + number - seen, separator);
+                    self.range = self.range.end..self.range.end;
+                    return;
+                }
+            }
+            seen += 1;
+        }
+        let end = ends.next().unwrap_or(within.len());
+        self.range = self.range.start + start..self.range.start + end;
+    }
+}
+
+#[cfg(test)]
+mod tests;
