@@ -24,7 +24,7 @@ use septet_engine::host::{
     BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
 };
 use septet_engine::id::ItemName;
-use septet_engine::registry::{Built, Facts, Factory, ItemClass, ItemKind};
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use serde::Deserialize;
 
@@ -104,9 +104,8 @@ impl BusinessOperation for FileOperation {
             true => folder,
             false => folder.parent().map(Path::to_owned).unwrap_or_default(),
         };
-        let text = |error: io::Error| {
-            HostFault::new("folder", format!("{}: {}", folder.display(), error.kind()))
-        };
+        let text =
+            |error: io::Error| HostFault::new("folder", format!("{}: {}", folder.display(), error.kind()));
         let made = folder.clone();
         match tokio::task::spawn_blocking(move || create_folder(&made)).await {
             Ok(made) => made.map_err(text),
@@ -322,8 +321,8 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::testing::{Events, delivery, hl7, record, runtime};
-    use serde_json::json;
     use septet_engine::record::Record;
+    use serde_json::json;
 
     struct Bench {
         folder: tempfile::TempDir,

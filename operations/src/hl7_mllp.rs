@@ -28,7 +28,7 @@ use septet_engine::host::{
     BusinessOperation, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
 };
 use septet_engine::id::ItemName;
-use septet_engine::registry::{Built, Facts, Factory, ItemClass, ItemKind};
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_hl7::ack::{Ack, AckCode, ack_of, condition};
 use septet_hl7::{Message, Path, mllp};
@@ -196,7 +196,8 @@ impl BusinessOperation for MllpOperation {
 impl MllpOperation {
     /// The bytes to send and their MSH-10.
     fn prepare(&self, cx: &OperationContext) -> Result<(Bytes, String), OperationError> {
-        let not_hl7 = || OperationError::message("hl7", "the message is not HL7, which is all that MLLP carries");
+        let not_hl7 =
+            || OperationError::message("hl7", "the message is not HL7, which is all that MLLP carries");
         let message = cx.body.as_hl7().ok_or_else(not_hl7)?;
         let (bytes, control_id) = match self.settings.control_id {
             ControlId::Keep => (message.raw().clone(), message.control_id()),
@@ -231,7 +232,8 @@ impl MllpOperation {
                 // Our message met the peer's close: it was not read, or its answer was lost, and either way
                 // it must be sent again. Doing so now spares the queue a wait.
                 Err(Lost::Closed { inside: false }) => {
-                    self.one_shot |= connection.answers() > 0 && connection.since_answer(&cx.runtime.clock) < SOON;
+                    self.one_shot |=
+                        connection.answers() > 0 && connection.since_answer(&cx.runtime.clock) < SOON;
                 }
                 Err(lost) => return Err(lost.into()),
             }
@@ -284,7 +286,9 @@ impl MllpOperation {
             let ack = message.as_ref().and_then(|message| ack_of(message).ok());
             let ours = match self.settings.match_ack {
                 MatchAck::Any => true,
-                MatchAck::ControlId => ack.as_ref().is_some_and(|ack| ack.control_id.trim() == control_id.trim()),
+                MatchAck::ControlId => {
+                    ack.as_ref().is_some_and(|ack| ack.control_id.trim() == control_id.trim())
+                }
             };
             match message {
                 Some(message) if ours => {

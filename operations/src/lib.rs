@@ -11,7 +11,4 @@ mod testing;
 use septet_engine::registry::ItemClass;
 
 /// The classes of operations, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[
-    hl7_mllp::CLASS,
-    file::CLASS,
-];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, file::CLASS];

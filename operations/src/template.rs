@@ -380,7 +380,10 @@ mod tests {
         assert_eq!(fill("{b}.json", Place::FileName, &body).unwrap(), "_.json");
         assert_eq!(fill("{o}", Place::Header, &body), Err(FillError::NotText("o".into())));
         let message = hl7("MSH|^~\\&|A\r");
-        assert_eq!(fill("{accession}", Place::FileName, &message), Err(FillError::NotAPath("accession".into())));
+        assert_eq!(
+            fill("{accession}", Place::FileName, &message),
+            Err(FillError::NotAPath("accession".into()))
+        );
         assert_eq!(fill("{PID-3}.hl7", Place::FileName, &message).unwrap(), "_.hl7");
     }
 
@@ -418,8 +421,7 @@ mod tests {
         assert_eq!(Template::parse("a{b").unwrap_err(), TemplateError::Open(2));
         assert_eq!(Template::parse("a}b").unwrap_err(), TemplateError::Close(2));
         assert_eq!(Template::parse("{ }").unwrap_err(), TemplateError::Empty(1));
-        let fields: Vec<_> =
-            Template::parse("{id}/{x}").unwrap().fields().map(str::to_owned).collect();
+        let fields: Vec<_> = Template::parse("{id}/{x}").unwrap().fields().map(str::to_owned).collect();
         assert_eq!(fields, ["x"]);
     }
 }

@@ -46,7 +46,9 @@ impl From<Lost> for OperationError {
             Lost::Closed { inside: true } => {
                 OperationError::fault("closed", "the peer closed the connection in the middle of its answer")
             }
-            Lost::Failed(kind) => OperationError::fault("connection", format!("the connection failed: {kind}")),
+            Lost::Failed(kind) => {
+                OperationError::fault("connection", format!("the connection failed: {kind}"))
+            }
             Lost::TooLarge => {
                 OperationError::fault("reply", format!("the reply is larger than {MAX_REPLY} bytes"))
             }
@@ -65,9 +67,8 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) async fn open(peer: &HostPort) -> Result<Self, OperationError> {
-        let fault = |error: io::Error| {
-            OperationError::fault("connect", format!("cannot connect to {peer}: {error}"))
-        };
+        let fault =
+            |error: io::Error| OperationError::fault("connect", format!("cannot connect to {peer}: {error}"));
         let stream = TcpStream::connect((peer.host.as_str(), peer.port)).await.map_err(fault)?;
         stream.set_nodelay(true).map_err(fault)?;
         let (time, interval) = KEEPALIVE;
@@ -174,7 +175,9 @@ impl Lost {
     fn of(error: io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
         match error.kind() {
-            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => Lost::Closed { inside: false },
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof => {
+                Lost::Closed { inside: false }
+            }
             kind => Lost::Failed(kind),
         }
     }
