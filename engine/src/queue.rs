@@ -174,6 +174,19 @@ impl Queue {
         taken
     }
 
+    /// A waiting entry counts as in flight without having been taken: an instance that waits on disk goes on
+    /// after a restart. `false` if it is not waiting here.
+    pub fn claim(&mut self, id: MessageId) -> bool {
+        let Some(position) = self.places.get(&id).copied() else { return false };
+        let waiting = self.slots.get(&position).is_some_and(|slot| slot.state == State::Waiting);
+        if waiting && let Some(mut slot) = self.remove(position) {
+            slot.state = State::InFlight;
+            slot.not_before = None;
+            self.insert(position, slot);
+        }
+        waiting
+    }
+
     /// When the next waiting retry may run, if that is what the queue waits for.
     pub fn next_due(&self) -> Option<Timestamp> {
         if !self.has_room() {

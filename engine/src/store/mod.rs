@@ -10,292 +10,51 @@
 //!
 //! One handle, two kinds of backend: memory (for `septet test`) and the embedded journal.
 
+mod api;
+mod bodies;
+mod change;
+mod durable;
+mod ids;
+mod permit;
+mod row;
+mod search;
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
-use std::sync::Arc;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+pub use self::api::{
+    Class, Committed, Conflict, Delivery, EventFilter, Guard, ItemCounts, Lanes, Lease, MessageFilter, Op,
+    Page, QueueView, ReadError, Receipt, StoreFailed, Transaction, Transition, Unavailable,
+};
+use self::bodies::{Bodies, Found};
+use self::change::{Change, Commit, Settling};
+use self::durable::Durable;
+use self::ids::Ids;
+use self::permit::Held;
+use self::search::Compiled;
+use self::state::{State, Touched};
 use crate::body::Body;
 use crate::clock::SharedClock;
-use crate::event::{Event, Level, NewEvent};
-use crate::fault::Fault;
-use crate::header::{Header, Kind, Status};
+use crate::event::{Event, NewEvent};
+use crate::header::Header;
 use crate::host::{Keep, KeepFamily};
 use crate::id::{BodyId, EventId, ItemName, MessageId, SessionId};
 use crate::queue::Policy;
-use crate::vault::Vault;
-
-/// Which share of the store's room a permit comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// New messages: refused when the disk is full.
-    Ingest,
-    /// Completions, state, events: served from the reserve when the disk is full.
-    Completion,
-}
+use crate::vault::{Vault, VaultError};
 
 /// A reserved place in the writer's channel and on the disk. Dropping it gives the place back.
 #[derive(Debug)]
 pub struct Permit {
-    _private: (),
-}
-
-/// Why no permit was given.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// Less than `min_free` is left on the disk.
-    #[error("the disk is full")]
-    Full,
-    /// The store is poisoned or closed.
-    #[error(transparent)]
-    Failed(#[from] StoreFailed),
-}
-
-/// The store can make nothing durable any more.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the store failed: {0}")]
-pub struct StoreFailed(pub String);
-
-/// A guard did not hold: somebody else was faster. Nothing was applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Conflict {
-    /// There is no such header.
-    #[error("there is no message {0}")]
-    Unknown(MessageId),
-    /// It has another status.
-    #[error("message {id} is {status}", status = .status.as_str())]
-    Status {
-        /// The header.
-        id: MessageId,
-        /// What it is.
-        status: Status,
-    },
-    /// The lease was fenced (stop, watchdog, discard).
-    #[error("the lease on message {0} has ended")]
-    Lease(MessageId),
-}
-
-/// The right to finish one delivery. A stop, a discard or the watchdog ends it by raising the generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// The header.
-    pub id: MessageId,
-    /// The delivery.
-    pub generation: u64,
-}
-
-/// What must hold for a transition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guard {
-    /// The header is delivered under this lease.
-    Lease(Lease),
-    /// The header has this status.
-    Status(Status),
-}
-
-/// A change of one header's status.
-#[derive(Clone, Debug)]
-pub struct Transition {
-    /// The header.
-    pub id: MessageId,
-    /// What must hold.
-    pub guard: Guard,
-    /// The new status; `Queued` puts it back to its place.
-    pub to: Status,
-    /// The new error; `None` leaves it as it is, `Some(None)` clears it.
-    pub error: Option<Option<Fault>>,
-    /// The new number of attempts; `None` leaves it.
-    pub attempts: Option<u32>,
-    /// With `to: Queued`: not before this moment.
-    pub next_attempt: Option<Timestamp>,
-    /// When the current run of failures began.
-    pub failing_since: Option<Timestamp>,
-}
-
-impl Transition {
-    /// To `to` under `guard`, changing nothing else.
-    pub fn new(id: MessageId, guard: Guard, to: Status) -> Self {
-        Transition { id, guard, to, error: None, attempts: None, next_attempt: None, failing_since: None }
-    }
-}
-
-/// One change.
-#[derive(Clone, Debug)]
-pub enum Op {
-    /// A new body under an id from [`Store::next_id`].
-    Body(BodyId, Body),
-    /// A new header under an id from [`Store::next_id`]. With status queued it enters its target's queue
-    /// (for a response: the target's queue of responses).
-    Header(Box<Header>),
-    /// A guarded change of a header.
-    Transition(Transition),
-    /// A new event; the store gives it id and time.
-    Event(NewEvent),
-    /// A kept value; sealed at rest.
-    Keep(KeepFamily, String, Option<Bytes>),
-}
-
-/// Changes that happen together or not at all.
-#[derive(Clone, Debug, Default)]
-pub struct Transaction {
-    /// In order.
-    pub ops: Vec<Op>,
-}
-
-impl Transaction {
-    /// A transaction of these changes.
-    pub fn new(ops: Vec<Op>) -> Self {
-        Transaction { ops }
-    }
-}
-
-/// A transaction that has its place. Not yet durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Committed {
-    /// Its place in the order of all transactions.
-    pub sequence: u64,
-}
-
-/// Proof that everything up to a sequence is on stable storage: positive answers need one (P1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    sequence: u64,
-}
-
-impl Receipt {
-    /// Everything up to here is durable.
-    pub fn sequence(self) -> u64 {
-        self.sequence
-    }
-}
-
-/// Which of an item's two queues: processes have responses of their calls apart from requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Lanes {
-    /// New requests, scheduled by the item's policy.
-    Requests,
-    /// Responses to calls of running instances: always FIFO, never held back by the pool.
-    Responses,
-}
-
-/// A message taken from a queue.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// Its header; status is delivered, `attempts` counts this delivery.
-    pub header: Header,
-    /// The right to finish it.
-    pub lease: Lease,
-    /// It must be durable before any effect of this delivery.
-    pub sequence: u64,
-    /// It was in the queue when the store was opened: it may have been sent before.
-    pub recovered: bool,
-    /// It overtakes a suspended message.
-    pub overtakes: bool,
-}
-
-/// Which messages: the query parameters of `GET /api/v1/messages`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct MessageFilter {
-    /// `session`.
-    pub session: Option<SessionId>,
-    /// `source`.
-    pub source: Option<String>,
-    /// `target`.
-    pub target: Option<String>,
-    /// `status`, any of.
-    pub status: Vec<Status>,
-    /// `type`.
-    pub type_name: Option<String>,
-    /// `control_id`.
-    pub control_id: Option<String>,
-    /// `kind`.
-    pub kind: Option<Kind>,
-    /// `key.NAME`: equality after Unicode normalisation and case folding, all must hold.
-    pub keys: Vec<(String, String)>,
-    /// `from`, inclusive.
-    pub from: Option<Timestamp>,
-    /// `to`, exclusive.
-    pub to: Option<Timestamp>,
-    /// `q`: text in the stored body.
-    pub text: Option<String>,
-}
-
-/// One page of a list, newest first.
-#[derive(Clone, Debug)]
-pub struct Page<T> {
-    /// The entries.
-    pub entries: Vec<T>,
-    /// Where the next page goes on.
-    pub next: Option<u64>,
-    /// How far the list is behind, in milliseconds; 0 = everything committed before the request is in it.
-    pub lag_ms: u64,
-}
-
-/// Which events: the query parameters of `GET /api/v1/events`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct EventFilter {
-    /// `item`.
-    pub item: Option<String>,
-    /// `level`.
-    pub level: Option<Level>,
-    /// `kind`.
-    pub kind: Option<String>,
-    /// `session`.
-    pub session: Option<SessionId>,
-}
-
-/// Counters of one item, kept and not scanned.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ItemCounts {
-    /// Waiting, in flight included.
-    pub queued: u64,
-    /// Being worked on.
-    pub in_flight: u64,
-    /// Completed by this item (services: taken in).
-    pub completed: u64,
-    /// Ended in error.
-    pub errors: u64,
-    /// Suspended now.
-    pub suspended: u64,
-    /// When it last took in, finished or failed a message.
-    pub last_activity: Option<Timestamp>,
-    /// Code and text of its last error.
-    pub last_error: Option<String>,
-}
-
-/// One queue as `GET /api/v1/queues` shows it.
-#[derive(Clone, Debug)]
-pub struct QueueView {
-    /// The item.
-    pub item: ItemName,
-    /// Unfinished entries.
-    pub depth: u64,
-    /// When its oldest entry was created.
-    pub oldest: Option<Timestamp>,
-    /// The oldest entry.
-    pub head: Option<Header>,
-}
-
-/// A body could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// It never was, or has been purged.
-    #[error("body {0} is not in the store")]
-    Gone(BodyId),
-    /// The journal is damaged there.
-    #[error("body {id} is damaged at {place}")]
-    Corrupt {
-        /// The body.
-        id: BodyId,
-        /// File and offset.
-        place: String,
-    },
-    /// The disk did not answer.
-    #[error("body {0} could not be read: {1}")]
-    Io(BodyId, String),
+    held: Option<Held>,
 }
 
 /// The store of one production. Cheap to clone.
@@ -305,6 +64,11 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     clock: SharedClock,
     vault: Vault,
+    epoch: Arc<str>,
+    state: Mutex<State>,
+    bodies: Bodies,
+    ids: Ids,
+    durable: Durable,
 }
 
 impl fmt::Debug for Store {
@@ -317,7 +81,16 @@ impl Store {
     /// A store that keeps everything in memory: durable at once, gone when dropped.
     pub fn memory(clock: SharedClock) -> Store {
         let vault = Vault::ephemeral().expect("the system's random source works");
-        Store(Arc::new(Inner { clock, vault }))
+        let epoch = new_epoch().expect("the system's random source works");
+        Store(Arc::new(Inner {
+            clock,
+            vault,
+            epoch: epoch.into(),
+            state: Mutex::new(State::default()),
+            bodies: Bodies::new(u64::MAX),
+            ids: Ids::new(1, u64::MAX),
+            durable: Durable::default(),
+        }))
     }
 
     /// The clock it was opened with.
@@ -332,159 +105,305 @@ impl Store {
 
     /// Names this store in idempotency keys; a restored copy has another.
     pub fn epoch(&self) -> Arc<str> {
-        unimplemented!("store")
+        self.0.epoch.clone()
     }
 
     /// A new id; never given twice, also after a crash.
     pub fn next_id(&self) -> u64 {
-        unimplemented!("store")
+        self.0.ids.take(|| {})
     }
 
     /// Reserves a place for a transaction of about this many body bytes. Waits while the writer is busy.
     pub async fn reserve(&self, _class: Class, _bytes: u64) -> Result<Permit, Unavailable> {
-        unimplemented!("store")
+        Ok(Permit { held: None })
     }
 
     /// Commits in memory and hands over to the writer; see the module's invariants.
-    pub fn submit(&self, _permit: Permit, _transaction: Transaction) -> Result<Committed, Conflict> {
-        unimplemented!("store")
+    pub fn submit(&self, permit: Permit, transaction: Transaction) -> Result<Committed, Conflict> {
+        let at = self.0.clock.now();
+        let mut changes = self.settle(transaction, at);
+        let mut touched = Touched::new();
+        let sequence = {
+            let mut state = self.state();
+            state.check(&changes)?;
+            state.place(&mut changes);
+            let changes = changes.into_iter().map(|settling| settling.change).collect();
+            let commit = Commit { sequence: state.sequence + 1, at, changes };
+            for change in &commit.changes {
+                if let Change::Body(id, body) = change {
+                    self.0.bodies.add(*id, body);
+                }
+            }
+            state.apply(&commit, &mut touched);
+            self.0.durable.advance(commit.sequence);
+            commit.sequence
+        };
+        drop(permit);
+        for ready in touched {
+            ready.notify_one();
+        }
+        Ok(Committed { sequence })
     }
 
     /// Returns when everything up to `sequence` is on stable storage.
-    pub async fn durable(&self, _sequence: u64) -> Result<Receipt, StoreFailed> {
-        unimplemented!("store")
+    pub async fn durable(&self, sequence: u64) -> Result<Receipt, StoreFailed> {
+        self.0.durable.wait(sequence).await?;
+        Ok(Receipt { sequence })
     }
 
     /// Whether messages are taken now.
     pub fn accepting(&self) -> bool {
-        unimplemented!("store")
+        true
     }
 
     /// Returns when messages are taken (again).
-    pub async fn until_accepting(&self) {
-        unimplemented!("store")
-    }
+    pub async fn until_accepting(&self) {}
 
     /// Logs an event without waiting; counted and dropped where the store cannot take it.
-    pub fn log(&self, _event: NewEvent) {
-        unimplemented!("store")
+    pub fn log(&self, event: NewEvent) {
+        // A transaction without guards has nothing to conflict with.
+        let _ = self.submit(Permit { held: None }, Transaction::new(vec![Op::Event(event)]));
     }
 
     /// Makes everything submitted so far durable, marks a clean stop and closes. No submit after it.
     pub async fn close(&self) -> Result<(), StoreFailed> {
-        unimplemented!("store")
+        Ok(())
     }
 
     // --- queues ---
 
     /// Sets how an item's queue of requests schedules; creates the queue.
-    pub fn configure_queue(&self, _item: &ItemName, _policy: Policy) {
-        unimplemented!("store")
+    pub fn configure_queue(&self, item: &ItemName, policy: Policy) {
+        let ready = self.state().configure_queue(item, policy);
+        ready.notify_one();
     }
 
     /// Is notified (one permit kept) whenever something of this item may have become ready to take.
-    pub fn ready(&self, _item: &ItemName) -> Arc<Notify> {
-        unimplemented!("store")
+    pub fn ready(&self, item: &ItemName) -> Arc<Notify> {
+        self.state().ready(item)
     }
 
     /// Takes what may run now; each is delivered under a lease of its own.
-    pub fn take(&self, _item: &ItemName, _lanes: Lanes, _max: usize) -> Vec<Delivery> {
-        unimplemented!("store")
+    pub fn take(&self, item: &ItemName, lanes: Lanes, max: usize) -> Vec<Delivery> {
+        let now = self.0.clock.now();
+        self.state().take(item, lanes, max, now)
     }
 
     /// When the next waiting retry of this item may run.
-    pub fn next_due(&self, _item: &ItemName) -> Option<Timestamp> {
-        unimplemented!("store")
+    pub fn next_due(&self, item: &ItemName) -> Option<Timestamp> {
+        self.state().next_due(item)
     }
 
     /// Ends a lease without an outcome: the message is queued at its place, to be taken again. `false` if
     /// the lease had ended already.
-    pub fn release(&self, _lease: Lease) -> bool {
-        unimplemented!("store")
+    pub fn release(&self, lease: Lease) -> bool {
+        let ready = self.state().release(lease);
+        notify(ready)
     }
 
     /// Ends whatever lease there is on a message, leaving it delivered: a late result is refused.
     /// Gives a new lease to whoever fenced it; `None` if it was not delivered.
-    pub fn fence(&self, _id: MessageId) -> Option<Lease> {
-        unimplemented!("store")
+    pub fn fence(&self, id: MessageId) -> Option<Lease> {
+        self.state().fence(id)
     }
 
     /// Marks a delivered process request as an instance that waits on disk (it stays delivered and keeps
     /// its pool slot), also after recovery; gives the lease under which it goes on.
-    pub fn adopt(&self, _id: MessageId) -> Option<Lease> {
-        unimplemented!("store")
+    pub fn adopt(&self, id: MessageId) -> Option<Lease> {
+        self.state().adopt(id)
     }
 
     /// See [`crate::queue::Queue::stall`].
-    pub fn stall(&self, _id: MessageId, _stalled: bool) {
-        unimplemented!("store")
+    pub fn stall(&self, id: MessageId, stalled: bool) {
+        let ready = self.state().stall(id, stalled);
+        notify(ready);
     }
 
     // --- reads: memory only, never behind ---
 
     /// One header.
-    pub fn header(&self, _id: MessageId) -> Option<Header> {
-        unimplemented!("store")
+    pub fn header(&self, id: MessageId) -> Option<Header> {
+        self.state().header(id)
     }
 
     /// The headers of a session in order of their ids.
-    pub fn session(&self, _id: SessionId) -> Vec<Header> {
-        unimplemented!("store")
+    pub fn session(&self, id: SessionId) -> Vec<Header> {
+        self.state().session(id)
     }
 
     /// The events of a session, oldest first.
-    pub fn session_events(&self, _id: SessionId) -> Vec<Event> {
-        unimplemented!("store")
+    pub fn session_events(&self, id: SessionId) -> Vec<Event> {
+        self.state().session_events(id)
     }
 
     /// A body, from memory or from the journal (checked against its CRC).
-    pub async fn body(&self, _id: BodyId) -> Result<Body, ReadError> {
-        unimplemented!("store")
+    pub async fn body(&self, id: BodyId) -> Result<Body, ReadError> {
+        match self.0.bodies.find(id).ok_or(ReadError::Gone(id))? {
+            Found::Resident(body) => Ok(body),
+            Found::Absent(_) => Err(ReadError::Gone(id)),
+        }
     }
 
     /// Items that have queued or suspended messages, or had any: for orphan checks.
     pub fn queued_items(&self) -> Vec<(ItemName, u64)> {
-        unimplemented!("store")
+        self.state().queued_items()
     }
 
     /// All queues of requests.
     pub fn queues(&self) -> Vec<QueueView> {
-        unimplemented!("store")
+        self.state().queues()
     }
 
     /// Counters of one item.
-    pub fn counts(&self, _item: &ItemName) -> ItemCounts {
-        unimplemented!("store")
+    pub fn counts(&self, item: &ItemName) -> ItemCounts {
+        self.state().counts(item)
     }
 
     /// Messages, newest first; `before` is a cursor from [`Page::next`].
     pub async fn search(
         &self,
-        _filter: &MessageFilter,
-        _before: Option<u64>,
-        _limit: usize,
+        filter: &MessageFilter,
+        before: Option<u64>,
+        limit: usize,
     ) -> Result<Page<Header>, ReadError> {
-        unimplemented!("store")
+        let compiled = Compiled::new(filter, &self.state());
+        let mut entries = Vec::new();
+        let mut before = before.unwrap_or(u64::MAX);
+        loop {
+            // One more than asked for: it tells whether there is a next page.
+            let wanted = limit.saturating_add(1).saturating_sub(entries.len());
+            let (found, rest) = compiled.step(&self.state(), before, wanted);
+            match &filter.text {
+                None => entries.extend(found),
+                Some(text) => {
+                    for header in found {
+                        if self.body_contains(&header, text).await? {
+                            entries.push(header);
+                        }
+                    }
+                }
+            }
+            match rest {
+                Some(rest) if entries.len() <= limit => before = rest,
+                _ => break,
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(page(entries, limit, |header| header.id.0))
+    }
+
+    /// Whether the body of a message contains a text. A body that is gone contains nothing; neither does a
+    /// damaged one, which has been reported when it was read.
+    async fn body_contains(&self, header: &Header, text: &str) -> Result<bool, ReadError> {
+        let Some(id) = header.body_id else { return Ok(false) };
+        match self.body(id).await {
+            Ok(body) => Ok(search::contains(body.bytes(), text)),
+            Err(ReadError::Gone(_) | ReadError::Corrupt { .. }) => Ok(false),
+            Err(error @ ReadError::Io(..)) => Err(error),
+        }
     }
 
     /// Events, newest first; `before` is a cursor from [`Page::next`].
-    pub fn events(&self, _filter: &EventFilter, _before: Option<EventId>, _limit: usize) -> Page<Event> {
-        unimplemented!("store")
+    pub fn events(&self, filter: &EventFilter, before: Option<EventId>, limit: usize) -> Page<Event> {
+        let before = before.map_or(u64::MAX, |id| id.0);
+        let wanted = limit.saturating_add(1);
+        let entries = {
+            let state = self.state();
+            let events = match filter.session {
+                Some(session) => {
+                    let mut events = state.session_events(session);
+                    events.retain(|event| event.id.0 < before && search::selects(filter, event));
+                    events.reverse();
+                    events.truncate(wanted);
+                    events
+                }
+                None => {
+                    let newest = state.events.range(..before).rev().map(|(_, event)| event);
+                    newest.filter(|event| search::selects(filter, event)).take(wanted).cloned().collect()
+                }
+            };
+            events
+        };
+        page(entries, limit, |event| event.id.0)
     }
+
+    // --- inside ---
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Settles what needs no lock: ids and times of events.
+    fn settle(&self, transaction: Transaction, at: Timestamp) -> Vec<Settling> {
+        let settle = |op| match op {
+            Op::Body(id, body) => Change::Body(id, body).into(),
+            Op::Header(header) => Change::Header(header).into(),
+            Op::Transition(transition) => transition.into(),
+            Op::Event(event) => Change::Event(Box::new(Event {
+                id: EventId(self.next_id()),
+                at,
+                level: event.level,
+                kind: event.kind.to_owned(),
+                item: event.item,
+                session: event.session,
+                message_id: event.message_id,
+                who: event.who,
+                text: event.text,
+                detail: event.detail,
+            }))
+            .into(),
+            Op::Keep(family, key, value) => Change::Keep(family, key, value).into(),
+        };
+        transaction.ops.into_iter().map(settle).collect()
+    }
+}
+
+/// Wakes who waits for something to take; whether there was somebody to wake.
+fn notify(ready: Option<Arc<Notify>>) -> bool {
+    ready.inspect(|ready| ready.notify_one()).is_some()
+}
+
+/// A page of at most `limit` of the entries found, and where the next one goes on if there are more.
+fn page<T>(mut entries: Vec<T>, limit: usize, id: impl Fn(&T) -> u64) -> Page<T> {
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    let next = entries.last().map(id).filter(|_| more);
+    Page { entries, next, lag_ms: 0 }
+}
+
+/// A random name for a store.
+fn new_epoch() -> Result<String, VaultError> {
+    let mut random = [0u8; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| VaultError::Cipher)?;
+    Ok(format!("{:016x}", u64::from_be_bytes(random)))
 }
 
 #[async_trait]
 impl Keep for Store {
-    fn get(&self, _family: KeepFamily, _key: &str) -> Option<Bytes> {
-        unimplemented!("store")
+    fn get(&self, family: KeepFamily, key: &str) -> Option<Bytes> {
+        self.state().keep(family)?.get(key).cloned()
     }
 
-    fn scan(&self, _family: KeepFamily, _prefix: &str) -> Vec<(String, Bytes)> {
-        unimplemented!("store")
+    fn scan(&self, family: KeepFamily, prefix: &str) -> Vec<(String, Bytes)> {
+        let state = self.state();
+        let Some(entries) = state.keep(family) else { return Vec::new() };
+        let from = entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        from.take_while(|(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
     }
 
-    async fn put(&self, _family: KeepFamily, _key: &str, _value: Option<Bytes>) -> Result<(), StoreFailed> {
-        unimplemented!("store")
+    async fn put(&self, family: KeepFamily, key: &str, value: Option<Bytes>) -> Result<(), StoreFailed> {
+        let bytes = value.as_ref().map_or(0, |value| u64::try_from(value.len()).unwrap_or(u64::MAX));
+        let permit = match self.reserve(Class::Completion, bytes).await {
+            Ok(permit) => permit,
+            Err(Unavailable::Failed(why)) => return Err(why),
+            Err(Unavailable::Full) => return Err(StoreFailed("the disk is full".to_owned())),
+        };
+        let transaction = Transaction::new(vec![Op::Keep(family, key.to_owned(), value)]);
+        let committed =
+            self.submit(permit, transaction).map_err(|conflict| StoreFailed(conflict.to_string()))?;
+        self.durable(committed.sequence).await.map(|_| ())
     }
 
     fn event(&self, event: NewEvent) {

@@ -1,0 +1,180 @@
+//! Where bodies are. A body stays in memory until it is on stable storage; from then on it is kept as long
+//! as the cache's budget lasts and read back from its place in the journal afterwards.
+//!
+//! The cache gives every body that was read since its last turn a second one (FIFO with a second chance).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::body::Body;
+use crate::id::BodyId;
+
+/// Where a body's bytes lie in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The segment.
+    pub(super) segment: u64,
+    /// The offset of the (perhaps sealed) bytes in its file.
+    pub(super) offset: u64,
+    /// Their length.
+    pub(super) length: u32,
+    /// Their CRC-32.
+    pub(super) crc: u32,
+    /// They are sealed with the store's key.
+    pub(super) sealed: bool,
+}
+
+/// A body that is not in memory.
+#[derive(Clone, Debug)]
+pub(super) struct Absent {
+    pub(super) place: Place,
+    kind: Arc<Description>,
+}
+
+impl Absent {
+    /// The body, once its bytes have been read.
+    pub(super) fn body(&self, bytes: Bytes) -> Body {
+        let kind = &*self.kind;
+        Body::new(&kind.type_name, &kind.content_type, kind.charset.as_deref(), bytes)
+    }
+}
+
+/// What a body is; shared by all of its kind.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Description {
+    type_name: Box<str>,
+    content_type: Box<str>,
+    charset: Option<Box<str>>,
+}
+
+#[derive(Debug)]
+struct Row {
+    kind: Arc<Description>,
+    place: Option<Place>,
+    resident: Option<Body>,
+    /// It was read since the cache last looked at it.
+    used: bool,
+}
+
+/// All bodies of a store.
+#[derive(Debug)]
+pub(super) struct Bodies(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    rows: HashMap<u64, Row>,
+    kinds: HashMap<Arc<Description>, ()>,
+    /// Evictable bodies, oldest first.
+    turns: VecDeque<u64>,
+    cached: usize,
+    budget: usize,
+}
+
+/// What the table knows of a body.
+pub(super) enum Found {
+    /// Here it is.
+    Resident(Body),
+    /// It must be read.
+    Absent(Absent),
+}
+
+impl Bodies {
+    /// With room for this many bytes of bodies that are on disk too.
+    pub(super) fn new(budget: u64) -> Self {
+        let budget = usize::try_from(budget).unwrap_or(usize::MAX);
+        Bodies(Mutex::new(Table { budget, ..Table::default() }))
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new body; it stays in memory until [`Bodies::locate`].
+    pub(super) fn add(&self, id: BodyId, body: &Body) {
+        let mut table = self.table();
+        let kind = table.kind(body.type_name(), body.content_type(), body.charset());
+        table.rows.insert(id.0, Row { kind, place: None, resident: Some(body.clone()), used: false });
+    }
+
+    /// A body that recovery found.
+    pub(super) fn found(&self, id: BodyId, body: &Body, place: Place) {
+        let mut table = self.table();
+        let kind = table.kind(body.type_name(), body.content_type(), body.charset());
+        table.rows.insert(id.0, Row { kind, place: Some(place), resident: None, used: false });
+    }
+
+    /// These bodies are on stable storage: from now on they may leave memory.
+    pub(super) fn locate(&self, places: impl IntoIterator<Item = (BodyId, Place)>) {
+        let mut table = self.table();
+        for (id, place) in places {
+            let Some(row) = table.rows.get_mut(&id.0) else { continue };
+            row.place = Some(place);
+            if let Some(size) = row.resident.as_ref().map(cost) {
+                table.cached += size;
+                table.turns.push_back(id.0);
+            }
+        }
+        table.evict();
+    }
+
+    /// Where a body is.
+    pub(super) fn find(&self, id: BodyId) -> Option<Found> {
+        let mut table = self.table();
+        let row = table.rows.get_mut(&id.0)?;
+        row.used = true;
+        if let Some(body) = &row.resident {
+            return Some(Found::Resident(body.clone()));
+        }
+        Some(Found::Absent(Absent { place: row.place?, kind: row.kind.clone() }))
+    }
+
+    /// Keeps a body that was read.
+    pub(super) fn keep(&self, id: BodyId, body: &Body) {
+        let mut table = self.table();
+        let Some(row) = table.rows.get_mut(&id.0) else { return };
+        if row.resident.is_none() {
+            row.resident = Some(body.clone());
+            row.used = false;
+            table.cached += cost(body);
+            table.turns.push_back(id.0);
+            table.evict();
+        }
+    }
+}
+
+impl Table {
+    fn kind(&mut self, type_name: &str, content_type: &str, charset: Option<&str>) -> Arc<Description> {
+        let kind = Description {
+            type_name: type_name.into(),
+            content_type: content_type.into(),
+            charset: charset.map(Into::into),
+        };
+        if let Some((known, ())) = self.kinds.get_key_value(&kind) {
+            return known.clone();
+        }
+        let kind = Arc::new(kind);
+        self.kinds.insert(kind.clone(), ());
+        kind
+    }
+
+    fn evict(&mut self) {
+        while self.cached > self.budget
+            && let Some(id) = self.turns.pop_front()
+        {
+            let Some(row) = self.rows.get_mut(&id) else { continue };
+            if row.used {
+                row.used = false;
+                self.turns.push_back(id);
+            } else if let Some(body) = row.resident.take() {
+                self.cached = self.cached.saturating_sub(cost(&body));
+            }
+        }
+    }
+}
+
+/// What a body costs in memory: its bytes, and what a view of it may take.
+fn cost(body: &Body) -> usize {
+    body.size().saturating_add(512)
+}

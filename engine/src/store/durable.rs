@@ -1,0 +1,85 @@
+//! Who waits for durability. Thousands of connections wait for different sequences: each waiter is woken
+//! once, by the batch that makes its own sequence durable.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::api::StoreFailed;
+
+/// The highest durable sequence and those who wait for a higher one.
+#[derive(Debug, Default)]
+pub(super) struct Durable {
+    synced: AtomicU64,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    by_sequence: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+    failed: Option<StoreFailed>,
+}
+
+impl Durable {
+    /// Everything up to here is durable.
+    pub(super) fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Acquire)
+    }
+
+    fn waiters(&self) -> std::sync::MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything up to `sequence` has been synced. Wakes whoever waited for it.
+    pub(super) fn advance(&self, sequence: u64) {
+        self.synced.fetch_max(sequence, Ordering::AcqRel);
+        let done = {
+            let mut waiters = self.waiters();
+            let later = waiters.by_sequence.split_off(&sequence.saturating_add(1));
+            std::mem::replace(&mut waiters.by_sequence, later)
+        };
+        for waiter in done.into_values().flatten() {
+            // Whoever stopped waiting needs no answer.
+            let _ = waiter.send(());
+        }
+    }
+
+    /// Nothing further will become durable. Wakes everybody.
+    pub(super) fn fail(&self, why: &StoreFailed) {
+        let waiting = {
+            let mut waiters = self.waiters();
+            waiters.failed.get_or_insert_with(|| why.clone());
+            std::mem::take(&mut waiters.by_sequence)
+        };
+        drop(waiting);
+    }
+
+    /// Returns when `sequence` is durable. Cancel-safe.
+    pub(super) async fn wait(&self, sequence: u64) -> Result<(), StoreFailed> {
+        if self.synced() >= sequence {
+            return Ok(());
+        }
+        let woken = {
+            let mut waiters = self.waiters();
+            // Looked at under the lock: a sync that came between would not see this waiter.
+            if self.synced() >= sequence {
+                return Ok(());
+            }
+            if let Some(why) = &waiters.failed {
+                return Err(why.clone());
+            }
+            let (sender, receiver) = oneshot::channel();
+            waiters.by_sequence.entry(sequence).or_default().push(sender);
+            receiver
+        };
+        match woken.await {
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let failed = self.waiters().failed.clone();
+                Err(failed.unwrap_or_else(|| StoreFailed("it was closed".to_owned())))
+            }
+        }
+    }
+}

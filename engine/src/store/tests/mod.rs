@@ -1,0 +1,6 @@
+//! The contract suite runs on every implementation; the rest is about the journal: crashes, power cuts,
+//! faults, damage, format.
+
+mod contract;
+mod reads;
+mod support;

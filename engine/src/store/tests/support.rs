@@ -1,0 +1,109 @@
+//! Stores to test, and short ways to fill them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::body::Body;
+use crate::clock::{Clock as _, ManualClock};
+use crate::header::{Header, Kind, ReplyTo, Status};
+use crate::id::{BodyId, ItemName, MessageId, SessionId};
+use crate::store::{Class, Committed, Conflict, Guard, Op, Store, Transaction, Transition};
+
+/// A store under test, with the clock it runs on.
+pub(crate) struct Fixture {
+    pub(crate) name: &'static str,
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<ManualClock>,
+}
+
+/// One of each implementation.
+pub(crate) fn fixtures() -> Vec<Fixture> {
+    let clock = manual_clock();
+    vec![Fixture { name: "memory", store: Store::memory(clock.clone()), clock }]
+}
+
+pub(crate) fn manual_clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()))
+}
+
+impl Fixture {
+    pub(crate) fn advance(&self, seconds: u64) {
+        self.clock.advance(Duration::from_secs(seconds));
+    }
+
+    /// A header from `source` to `target`, not yet stored.
+    pub(crate) fn header(&self, source: &str, target: &str) -> Header {
+        header(&self.store, source, target, self.clock.now())
+    }
+
+    /// Commits a message with a body of its own, as a service does.
+    pub(crate) async fn receive(&self, source: &str, target: &str, text: &str) -> MessageId {
+        let mut header = self.header(source, target);
+        let (ops, id) = with_body(&self.store, &mut header, text);
+        commit(&self.store, ops).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn commit(&self, ops: Vec<Op>) -> Result<Committed, Conflict> {
+        commit(&self.store, ops).await
+    }
+
+    pub(crate) async fn finish(
+        &self,
+        id: MessageId,
+        guard: Guard,
+        to: Status,
+    ) -> Result<Committed, Conflict> {
+        self.commit(vec![Op::Transition(Transition::new(id, guard, to))]).await
+    }
+}
+
+pub(crate) async fn commit(store: &Store, ops: Vec<Op>) -> Result<Committed, Conflict> {
+    let permit = store.reserve(Class::Completion, 1024).await.unwrap();
+    store.submit(permit, Transaction::new(ops))
+}
+
+/// The operations that store a message with this text as its body.
+pub(crate) fn with_body(store: &Store, header: &mut Header, text: &str) -> (Vec<Op>, MessageId) {
+    let body = Body::new("ADT^A01", crate::body::HL7, None, Bytes::copy_from_slice(text.as_bytes()));
+    let body_id = BodyId(store.next_id());
+    header.body_id = Some(body_id);
+    header.size = u64::try_from(body.size()).unwrap();
+    (vec![Op::Body(body_id, body), Op::Header(Box::new(header.clone()))], header.id)
+}
+
+pub(crate) fn header(store: &Store, source: &str, target: &str, now: jiff::Timestamp) -> Header {
+    let id = MessageId(store.next_id());
+    Header {
+        id,
+        session: SessionId::from(id),
+        kind: Kind::Request,
+        request_id: None,
+        caused_by: None,
+        resent_from: None,
+        source: ItemName::new(source),
+        target: Some(ItemName::new(target)),
+        type_name: "ADT^A01".into(),
+        control_id: format!("C{id}").into(),
+        status: Status::Queued,
+        error: None,
+        attempts: 0,
+        created: now,
+        processed: None,
+        body_id: None,
+        size: 0,
+        keys: Arc::default(),
+        reply_to: ReplyTo::Nobody,
+        position: 0,
+        order_keys: Arc::default(),
+        next_attempt: None,
+        failing_since: None,
+        unsolicited: false,
+    }
+}
+
+pub(crate) fn item(name: &str) -> ItemName {
+    ItemName::new(name)
+}
