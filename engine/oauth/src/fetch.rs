@@ -1,0 +1,345 @@
+//! One token request: finds the endpoint, writes the request as the client's settings ask, judges the reply.
+//! Nothing is remembered here, and nothing is tried twice; [`crate::manager`] does both.
+
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use reqwest::RequestBuilder;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use septet_engine::fault::{Fault, Sensitive};
+use serde_json::{Map, Value, json};
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::answer::{self, Answer};
+use crate::client::{Client, ClientAuth, Grant, HMAC, RequestBody};
+use crate::discovery::{DiscoveryError, discover};
+use crate::net;
+
+/// Assertions live this long (seconds): the contract allows five minutes.
+const ASSERTION_LIFETIME: i64 = 240;
+/// A `Retry-After` longer than this is taken as this.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// Where the token endpoint is, and who says so.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) token_url: Url,
+    /// The issuer, where it was discovered: the audience of authentication assertions.
+    pub(crate) issuer: Option<String>,
+}
+
+/// Why there is no token, and how long the server asks to be left alone.
+#[derive(Clone, Debug)]
+pub(crate) struct FetchError {
+    pub(crate) fault: Fault,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl FetchError {
+    pub(crate) fn new(code: impl Into<String>, text: impl Into<String>) -> Self {
+        FetchError { fault: Fault::new("call", code, text), retry_after: None }
+    }
+
+    /// Whether the server said this OAuth error code.
+    pub(crate) fn is(&self, code: &str) -> bool {
+        self.fault.code == code
+    }
+}
+
+impl Client {
+    /// Where to ask: the configured URL, or what the issuer's discovery document says.
+    pub(crate) async fn endpoint(&self, timeout: Duration) -> Result<Endpoint, FetchError> {
+        let settings = &self.settings;
+        if let Some(url) = &settings.token_url {
+            let token_url = net::endpoint(url).map_err(|why| FetchError::new("url", why))?;
+            return Ok(Endpoint { token_url, issuer: None });
+        }
+        let issuer = settings.issuer.as_deref().unwrap_or_default();
+        let expected = settings.expected_issuer.as_deref().unwrap_or(issuer);
+        let metadata = discover(issuer, expected, &settings.tls, timeout).await.map_err(|error| {
+            let DiscoveryError { code, text, detail } = error;
+            let mut error = FetchError::new(code, format!("discovery failed: {text}"));
+            error.fault.detail = detail.map(Sensitive);
+            error
+        })?;
+        let url = metadata.token_endpoint.ok_or_else(|| {
+            FetchError::new("issuer", "discovery failed: the document names no token endpoint")
+        })?;
+        let token_url = net::endpoint(&url)
+            .map_err(|why| FetchError::new("issuer", format!("the discovered token endpoint is {why}")))?;
+        Ok(Endpoint { token_url, issuer: Some(metadata.issuer) })
+    }
+
+    /// Asks for a token. With `refresh` it shows that refresh token (RFC 6749 §6), whatever the grant.
+    pub(crate) async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        refresh: Option<&str>,
+        now: Timestamp,
+        timeout: Duration,
+    ) -> Result<Answer, FetchError> {
+        let request = self.request(endpoint, refresh, now, timeout)?;
+        let shown = net::shown(&endpoint.token_url);
+        let reply = net::send(request)
+            .await
+            .map_err(|error| FetchError::new(error.code, format!("{shown}: {}", error.text)))?;
+        let settings = &self.settings;
+        let pointers = (&settings.reply_access_token, &settings.reply_expires_in);
+        answer::read(reply.status, &reply.body, pointers.0, pointers.1).map_err(|refusal| {
+            let code = match (refusal.error, reply.status) {
+                (Some(code), _) => code,
+                (None, 200..300) => "reply".into(),
+                (None, status) => format!("http {status}"),
+            };
+            let mut error = FetchError::new(code, format!("{shown}: {}", refusal.text));
+            if !refusal.detail.is_empty() {
+                let mut words = self.masked(&refusal.detail);
+                if let Some(refresh) = refresh {
+                    words = words.replace(refresh, septet_engine::vault::MASK);
+                }
+                error.fault.detail = Some(Sensitive(words));
+            }
+            if matches!(reply.status, 429 | 503) {
+                error.retry_after = retry_after(&reply.headers, now);
+            }
+            error
+        })
+    }
+
+    fn request(
+        &self,
+        endpoint: &Endpoint,
+        refresh: Option<&str>,
+        now: Timestamp,
+        timeout: Duration,
+    ) -> Result<RequestBuilder, FetchError> {
+        let settings = &self.settings;
+        let mut fields = Fields::default();
+        self.grant_fields(&mut fields, endpoint, refresh, now)?;
+        for (name, value) in
+            [("scope", &settings.scope), ("audience", &settings.audience), ("resource", &settings.resource)]
+        {
+            if let Some(value) = value {
+                fields.text(name, value);
+            }
+        }
+        let authorization = self.authenticate(&mut fields, endpoint, now)?;
+        for (name, value) in &settings.params {
+            fields.0.insert(name.clone(), value.clone());
+        }
+        let client = net::client(&endpoint.token_url, &settings.tls, timeout)
+            .map_err(|error| FetchError::new(error.code, error.text))?;
+        let (content_type, body) = match self.body {
+            RequestBody::Form => ("application/x-www-form-urlencoded", fields.form()),
+            RequestBody::Json => ("application/json", Value::Object(fields.0).to_string()),
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Some(value) = authorization {
+            headers.insert(AUTHORIZATION, secret_header(&value)?);
+        }
+        for (name, value) in &settings.headers {
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| FetchError::new("config", "a header of the client is not legal"))?;
+            headers.insert(name, secret_header(value.reveal())?);
+        }
+        Ok(client.post(endpoint.token_url.clone()).headers(headers).body(body))
+    }
+
+    fn grant_fields(
+        &self,
+        fields: &mut Fields,
+        endpoint: &Endpoint,
+        refresh: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), FetchError> {
+        let settings = &self.settings;
+        if let Some(token) = refresh {
+            fields.text("grant_type", "refresh_token");
+            fields.text("refresh_token", token);
+            return Ok(());
+        }
+        match self.grant {
+            Grant::ClientCredentials => fields.text("grant_type", "client_credentials"),
+            Grant::Password => {
+                fields.text("grant_type", "password");
+                fields.text("username", settings.username.as_deref().unwrap_or_default());
+                fields.text("password", settings.password.as_ref().map_or("", |secret| secret.reveal()));
+            }
+            Grant::RefreshToken => {
+                fields.text("grant_type", "refresh_token");
+                let first = settings.refresh_token.as_ref();
+                fields.text("refresh_token", first.map_or("", |secret| secret.reveal()));
+            }
+            Grant::JwtBearer => {
+                let subject = settings.subject.as_deref().unwrap_or(&settings.client_id);
+                let assertion = self.assertion(subject, endpoint.token_url.as_str(), now)?;
+                fields.text("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+                fields.text("assertion", &assertion);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what says who the client is; returns the `Authorization` header for `basic`.
+    fn authenticate(
+        &self,
+        fields: &mut Fields,
+        endpoint: &Endpoint,
+        now: Timestamp,
+    ) -> Result<Option<Zeroizing<String>>, FetchError> {
+        let settings = &self.settings;
+        let secret = settings.client_secret.as_ref().map_or("", |secret| secret.reveal());
+        let audience = endpoint.issuer.as_deref().unwrap_or(endpoint.token_url.as_str());
+        match self.auth {
+            ClientAuth::Basic => {
+                // RFC 6749 §2.3.1: both are form-encoded before they are joined.
+                let encode =
+                    |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+                let pair = Zeroizing::new(format!("{}:{}", encode(&settings.client_id), encode(secret)));
+                return Ok(Some(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))));
+            }
+            ClientAuth::Post => {
+                fields.text("client_id", &settings.client_id);
+                fields.text("client_secret", secret);
+            }
+            ClientAuth::None | ClientAuth::Tls => fields.text("client_id", &settings.client_id),
+            ClientAuth::SecretJwt => {
+                let name = settings.signing_alg.as_deref();
+                let known = HMAC.iter().find(|(known, _)| Some(*known) == name);
+                let algorithm = known.map_or(Algorithm::HS256, |(_, algorithm)| *algorithm);
+                let claims = claims(&settings.client_id, &settings.client_id, audience, now)?;
+                let key = EncodingKey::from_secret(secret.as_bytes());
+                let mut header = Header::new(algorithm);
+                header.kid = settings.key_id.clone();
+                let assertion = jsonwebtoken::encode(&header, &claims, &key)
+                    .map_err(|_| FetchError::new("key", "the assertion cannot be signed"))?;
+                fields.client_assertion(&settings.client_id, &assertion);
+            }
+            ClientAuth::PrivateKeyJwt => {
+                let assertion = self.assertion(&settings.client_id, audience, now)?;
+                fields.client_assertion(&settings.client_id, &assertion);
+            }
+        }
+        Ok(None)
+    }
+
+    /// A JWT that says who we are (RFC 7523 §3), signed with the client's private key.
+    fn assertion(
+        &self,
+        subject: &str,
+        audience: &str,
+        now: Timestamp,
+    ) -> Result<Zeroizing<String>, FetchError> {
+        let key = self.key.as_ref().ok_or_else(|| FetchError::new("key", "there is no private key"))?;
+        let mut header = Header::new(key.algorithm());
+        header.kid = self.settings.key_id.clone();
+        if let Some((sha1, sha256)) = &self.thumbprints {
+            header.x5t = Some(sha1.clone());
+            header.x5t_s256 = Some(sha256.clone());
+        }
+        let claims = claims(&self.settings.client_id, subject, audience, now)?;
+        let signed = key.sign(header, &claims);
+        signed.map(Zeroizing::new).map_err(|_| FetchError::new("key", "the assertion cannot be signed"))
+    }
+}
+
+fn claims(issuer: &str, subject: &str, audience: &str, now: Timestamp) -> Result<Value, FetchError> {
+    let mut id = [0u8; 16];
+    rand::fill(&mut id).map_err(|_| FetchError::new("key", "the system gives no random numbers"))?;
+    let now = now.as_second();
+    Ok(json!({
+        "iss": issuer,
+        "sub": subject,
+        "aud": audience,
+        "iat": now,
+        "exp": now + ASSERTION_LIFETIME,
+        "jti": URL_SAFE_NO_PAD.encode(id),
+    }))
+}
+
+fn secret_header(text: &str) -> Result<HeaderValue, FetchError> {
+    let mut value = HeaderValue::from_str(text)
+        .map_err(|_| FetchError::new("config", "a header of the client is not legal"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// RFC 9110 §10.2.3: seconds or a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let moment = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            Duration::try_from(moment.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+/// The parameters of a token request. Extra `params` replace those of the same name.
+#[derive(Default)]
+struct Fields(Map<String, Value>);
+
+impl Fields {
+    fn text(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), Value::from(value));
+    }
+
+    fn client_assertion(&mut self, client_id: &str, assertion: &str) {
+        self.text("client_id", client_id);
+        self.text("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+        self.text("client_assertion", assertion);
+    }
+
+    /// Lists repeat the parameter; objects go as JSON text.
+    fn form(&self) -> String {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        for (name, value) in &self.0 {
+            let several = std::slice::from_ref(value);
+            for one in value.as_array().map_or(several, Vec::as_slice) {
+                match one {
+                    Value::Null => continue,
+                    Value::String(text) => form.append_pair(name, text),
+                    other => form.append_pair(name, &other.to_string()),
+                };
+            }
+        }
+        form.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_repeats_lists_and_escapes_values() {
+        let mut fields = Fields::default();
+        fields.text("scope", "a b&c");
+        fields.0.insert("resource".into(), json!(["x", 7]));
+        fields.0.insert("none".into(), Value::Null);
+        assert_eq!(fields.form(), "scope=a+b%26c&resource=x&resource=7");
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_has_a_limit() {
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let wait = |text: &str| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(text).unwrap())]);
+            retry_after(&headers, now)
+        };
+        assert_eq!(wait("7"), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Thu, 01 Jan 2026 00:01:00 GMT"), Some(Duration::from_secs(60)));
+        assert_eq!(wait("Wed, 31 Dec 2025 00:01:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("999999999"), Some(LONGEST_RETRY_AFTER));
+        assert_eq!(wait("later"), None);
+    }
+}

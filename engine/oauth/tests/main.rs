@@ -1,0 +1,7 @@
+//! septet-oauth against servers written for these tests, over real sockets.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail by panicking")]
+
+mod check;
+mod manager;
+mod support;

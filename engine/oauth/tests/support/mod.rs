@@ -1,0 +1,270 @@
+//! A token server that knows nothing of septet-oauth, a `Keep` in memory, and the settings of a client.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Uri};
+use axum::response::{IntoResponse, Response};
+use septet_engine::clock::ManualClock;
+use septet_engine::config::settings::{ClientTls, OAuthClient, Secret};
+use septet_engine::event::NewEvent;
+use septet_engine::host::{Keep, KeepFamily};
+use septet_engine::store::StoreFailed;
+use septet_oauth::TokenManager;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+/// A request as the server saw it.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Seen {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The body as a form.
+    pub(crate) fn form(&self) -> BTreeMap<String, String> {
+        url::form_urlencoded::parse(self.body.as_bytes()).into_owned().collect()
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+type Script = Box<dyn FnMut(&Seen, usize) -> Response + Send>;
+
+#[derive(Clone)]
+struct Shared {
+    seen: Arc<Mutex<Vec<Seen>>>,
+    script: Arc<Mutex<Script>>,
+    /// Answers wait while it is true.
+    held: watch::Receiver<bool>,
+    count: Arc<watch::Sender<usize>>,
+}
+
+/// Answers as its script says; the script gets the request and its 1-based number.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    shared: Shared,
+    hold: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    pub(crate) async fn start(script: impl FnMut(&Seen, usize) -> Response + Send + 'static) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Server::on(listener, script)
+    }
+
+    pub(crate) fn on(
+        listener: TcpListener,
+        script: impl FnMut(&Seen, usize) -> Response + Send + 'static,
+    ) -> Server {
+        let (hold, held) = watch::channel(false);
+        let shared = Shared {
+            seen: Arc::default(),
+            script: Arc::new(Mutex::new(Box::new(script))),
+            held,
+            count: Arc::new(watch::channel(0).0),
+        };
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().fallback(answer).with_state(shared.clone());
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Server { address, shared, hold, task }
+    }
+
+    /// A server that gives `token-1`, `token-2`, … with this lifetime in seconds.
+    pub(crate) async fn counting(lifetime: u32) -> Server {
+        Server::start(move |_, n| {
+            json(
+                200,
+                &format!(r#"{{"access_token":"token-{n}","token_type":"Bearer","expires_in":{lifetime}}}"#),
+            )
+        })
+        .await
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn script(&self, script: impl FnMut(&Seen, usize) -> Response + Send + 'static) {
+        *self.shared.script.lock().unwrap() = Box::new(script);
+    }
+
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.seen().len()
+    }
+
+    /// Waits until the server has seen `n` requests.
+    pub(crate) async fn until(&self, n: usize) {
+        let mut count = self.shared.count.subscribe();
+        let seen = count.wait_for(|count| *count >= n);
+        tokio::time::timeout(Duration::from_secs(20), seen).await.expect("the request should come").unwrap();
+    }
+
+    /// Lets requests come in but holds the answers back.
+    pub(crate) fn hold(&self, held: bool) {
+        self.hold.send_replace(held);
+    }
+}
+
+async fn answer(State(shared): State<Shared>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let body = String::from_utf8_lossy(&body).into_owned();
+    let seen = Seen { path: uri.path().to_owned(), headers, body };
+    let number = {
+        let mut all = shared.seen.lock().unwrap();
+        all.push(seen.clone());
+        all.len()
+    };
+    let response = (shared.script.lock().unwrap())(&seen, number);
+    shared.count.send_replace(number);
+    let mut held = shared.held.clone();
+    let _ = held.wait_for(|held| !held).await;
+    response
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: u16, body: &str) -> Response {
+    let status = axum::http::StatusCode::from_u16(status).unwrap();
+    (status, [("content-type", "application/json")], body.to_owned()).into_response()
+}
+
+/// Keeps in memory; what is put can be read by a second manager, as after a restart.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    values: Mutex<BTreeMap<(KeepFamily, String), Bytes>>,
+    pub(crate) events: Mutex<Vec<NewEvent>>,
+}
+
+#[async_trait]
+impl Keep for Memory {
+    fn get(&self, family: KeepFamily, key: &str) -> Option<Bytes> {
+        self.values.lock().unwrap().get(&(family, key.to_owned())).cloned()
+    }
+
+    fn scan(&self, family: KeepFamily, prefix: &str) -> Vec<(String, Bytes)> {
+        let values = self.values.lock().unwrap();
+        let matching = values.iter().filter(|((kind, key), _)| *kind == family && key.starts_with(prefix));
+        matching.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+    }
+
+    async fn put(&self, family: KeepFamily, key: &str, value: Option<Bytes>) -> Result<(), StoreFailed> {
+        let mut values = self.values.lock().unwrap();
+        match value {
+            Some(value) => values.insert((family, key.to_owned()), value),
+            None => values.remove(&(family, key.to_owned())),
+        };
+        Ok(())
+    }
+
+    fn event(&self, event: NewEvent) {
+        self.events.lock().unwrap().push(event);
+    }
+}
+
+impl Memory {
+    pub(crate) fn events(&self) -> Vec<NewEvent> {
+        self.events.lock().unwrap().clone()
+    }
+}
+
+/// Everything a test of the manager needs.
+pub(crate) struct Bench {
+    pub(crate) server: Server,
+    pub(crate) keep: Arc<Memory>,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) manager: Arc<TokenManager>,
+}
+
+impl Bench {
+    pub(crate) async fn new(lifetime: u32) -> Bench {
+        Bench::over(Server::counting(lifetime).await, |_| {})
+    }
+
+    /// A manager with one client `vendor`, adjusted by `change`.
+    pub(crate) fn over(server: Server, change: impl FnOnce(&mut OAuthClient)) -> Bench {
+        let keep = Arc::new(Memory::default());
+        let clock = Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()));
+        let mut bench = Bench { manager: Arc::new(manager(&keep, &clock)), server, keep, clock };
+        bench.configure(change);
+        bench
+    }
+
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut OAuthClient)) {
+        let mut client = client(&self.server.url("/oauth2/token"));
+        change(&mut client);
+        let used_by = BTreeMap::from([("vendor".to_owned(), vec!["submit".to_owned()])]);
+        self.manager.update([Arc::new(client)], &used_by);
+    }
+
+    /// A new manager over what was kept.
+    pub(crate) fn restart(&mut self, change: impl FnOnce(&mut OAuthClient)) {
+        self.manager = Arc::new(manager(&self.keep, &self.clock));
+        self.configure(change);
+    }
+
+    pub(crate) async fn token(&self) -> Result<String, septet_engine::fault::Fault> {
+        use septet_engine::token::TokenSource as _;
+        self.manager.token("vendor", "submit").await.map(|token| token.secret.to_string())
+    }
+}
+
+fn manager(keep: &Arc<Memory>, clock: &Arc<ManualClock>) -> TokenManager {
+    TokenManager::with_timeout(keep.clone(), clock.clone(), Duration::from_secs(2))
+}
+
+/// The client of the contract's example.
+pub(crate) fn client(token_url: &str) -> OAuthClient {
+    OAuthClient {
+        name: "vendor".into(),
+        token_url: Some(token_url.into()),
+        issuer: None,
+        expected_issuer: None,
+        grant: "client_credentials".into(),
+        client_id: "lab".into(),
+        client_secret: Some(Secret::new("lab-secret")),
+        client_auth: "basic".into(),
+        request_body: "form".into(),
+        scope: Some("results:write".into()),
+        audience: None,
+        resource: None,
+        params: BTreeMap::new(),
+        headers: BTreeMap::new(),
+        username: None,
+        password: None,
+        refresh_token: None,
+        subject: None,
+        private_key: None,
+        certificate: None,
+        key_id: None,
+        signing_alg: None,
+        reply_access_token: "/access_token".into(),
+        reply_expires_in: "/expires_in".into(),
+        refresh_before: Duration::from_secs(60),
+        default_lifetime: Duration::from_secs(300),
+        tls: ClientTls::default(),
+    }
+}
