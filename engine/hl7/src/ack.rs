@@ -156,7 +156,7 @@ pub fn build_batch_ack(
     out.raw(b"BHS");
     let characters = delimiters.encoding_characters();
     let fields: [&[u8]; 11] = [
-        if header.is_some() { echo(2) } else { &characters },
+        &characters,
         sender,
         echo(6),
         echo(3),
@@ -223,7 +223,7 @@ impl Writer {
         let version = Version::of(first_part(echo(12), self.delimiters));
         self.raw(b"MSH");
         let characters = self.delimiters.encoding_characters();
-        self.field(if header.is_some() { echo(2) } else { &characters });
+        self.field(&characters);
         match header {
             Some(_) => self.field(echo(5)),
             None => self.text(spec.sender),

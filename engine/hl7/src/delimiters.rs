@@ -58,7 +58,12 @@ impl Delimiters {
             }
         }
         match distinct.get(..count).unwrap_or_default() {
-            [] | [_] => Err(HeaderError::EncodingCharacters),
+            [] => Err(HeaderError::EncodingCharacters),
+            // `MSH|&&&&|` declares nothing that could be used; its sender means the usual ones.
+            [_] => {
+                let usual = Self { field, ..Self::default() };
+                if b"^~\\&".contains(&field) { Err(HeaderError::EncodingCharacters) } else { Ok(usual) }
+            }
             // With fewer than four, well-known characters keep their well-known roles: `^~&` has lost its backslash.
             few @ ([_, _] | [_, _, _]) if few.iter().all(|b| b"^~\\&".contains(b)) && few.contains(&b'^') => {
                 let declares = |b: u8| few.contains(&b).then_some(b);
@@ -118,7 +123,7 @@ pub enum HeaderError {
     /// A letter, digit, space or control character stands where the separator should.
     #[error("the header has no usable field separator")]
     FieldSeparator,
-    /// MSH-2 is empty, or declares fewer than two distinct characters.
+    /// MSH-2 is empty, or declares no character that can delimit.
     #[error("the header has no usable encoding characters")]
     EncodingCharacters,
 }
@@ -158,12 +163,13 @@ mod tests {
         assert_eq!(declared("^\\&").unwrap(), "^~\\&-");
         assert_eq!(declared("^~\\\\&").unwrap(), "^~\\&-");
         assert_eq!(declared("^~").unwrap(), "^~---");
+        assert_eq!(declared("&&&&").unwrap(), "^~\\&-");
     }
 
     #[test]
     fn unusable_sets_are_refused() {
         assert_eq!(declared(""), Err(HeaderError::EncodingCharacters));
-        assert_eq!(declared("&&&&"), Err(HeaderError::EncodingCharacters));
+        assert_eq!(Delimiters::of_header(b"MSH^&^A"), Err(HeaderError::EncodingCharacters));
         assert_eq!(declared("ABCD"), Err(HeaderError::EncodingCharacters));
         assert_eq!(Delimiters::of_header(b"MSH"), Err(HeaderError::Truncated));
         assert_eq!(Delimiters::of_header(b"MSHA^~\\&"), Err(HeaderError::FieldSeparator));

@@ -82,6 +82,12 @@ pub enum EditError {
         /// The path as written, or the name of the segment to append.
         path: String,
     },
+    /// A broken character before the place would swallow part of what is written, so that it could not be read back.
+    #[error("{path}: a broken character before the place makes it unreachable")]
+    Entangled {
+        /// The path as written.
+        path: String,
+    },
     /// Text to append that is no segment.
     #[error("a segment begins with three upper-case letters or digits and the field separator")]
     NotASegment,
@@ -202,28 +208,25 @@ impl Editor {
         let covered = self.covered(er7);
         self.check_segment(er7, covered.as_deref().unwrap_or(er7))?;
         self.grow(er7.len() + 4)?;
+        if self.base.is_torn() {
+            return Err(EditError::Entangled {
+                path: String::from_utf8_lossy(er7.get(..3).unwrap_or_default()).into_owned(),
+            });
+        }
         let mut line = Line {
             content: Content::Written { text: er7.to_vec(), scan: covered },
             written_end: "",
             kept_end: 0..0,
         };
         // The last segment keeps its own line end, where it has one; what follows that (blank lines) stays last.
+        let own = self.lines.last().map_or(0, |last| self.own_end(last));
         if let Some(last) = self.lines.last_mut() {
-            let width = self.base.charset().width();
-            let own = self.line_end.len() * width;
-            line.kept_end = last.kept_end.clone();
-            let has_end = last.written_end.is_empty() && !last.kept_end.is_empty();
-            if has_end || !last.written_end.is_empty() {
-                line.written_end = self.line_end;
-                if has_end {
-                    let split = (last.kept_end.start + own).min(last.kept_end.end);
-                    last.kept_end.end = split;
-                    line.kept_end.start = split;
-                } else {
-                    last.kept_end.end = last.kept_end.start;
-                }
-            } else {
-                last.written_end = self.line_end;
+            let split = last.kept_end.start + own;
+            line.kept_end = split..last.kept_end.end;
+            last.kept_end.end = split;
+            match (own, last.written_end) {
+                (0, "") => last.written_end = self.line_end,
+                _ => line.written_end = self.line_end,
             }
         }
         self.lines.push(line);
@@ -259,7 +262,7 @@ impl Editor {
                 }
                 if !range.is_empty() {
                     let text = splice(segment.text, range, &[], &[]);
-                    self.replace(index, text)?;
+                    self.replace(index, text);
                 }
             }
         }
@@ -310,6 +313,23 @@ impl Editor {
             Content::Removed => return None,
         };
         Some(Segment { text, scan, reading: self.base.reading(), number: 0 })
+    }
+
+    /// How many of the kept bytes after a line are the line's own end: one of CR, LF, CRLF. None where an edit wrote it.
+    fn own_end(&self, line: &Line) -> usize {
+        if !line.written_end.is_empty() {
+            return 0;
+        }
+        let charset = self.base.charset();
+        let reach = line.kept_end.len().min(2 * charset.width());
+        let start = line.kept_end.start;
+        let end = charset.decode(self.base.raw().get(start..start + reach).unwrap_or_default());
+        let units = match end.as_bytes() {
+            [b'\r', b'\n', ..] => 2,
+            [b'\r' | b'\n', ..] => 1,
+            _ => 0,
+        };
+        units * charset.width()
     }
 
     /// `bytes` without what only looks like delimiters, where the message's charset has such.
@@ -375,7 +395,13 @@ impl Editor {
                 if !(unchanged && (padding.is_empty() || bytes.is_empty())) {
                     let text = splice(segment.text, range, &padding, bytes);
                     self.grow(padding.len() + bytes.len())?;
-                    self.replace(index, text)?;
+                    let before = self.lines.get(index).cloned();
+                    self.replace(index, text);
+                    let written = self.lines.get(index).and_then(|line| self.view(line));
+                    if written.is_none_or(|segment| segment.slice(Some(place)) != bytes) {
+                        self.lines.splice(index..=index, before);
+                        return Err(EditError::Entangled { path: path.to_string() });
+                    }
                 }
             }
         }
@@ -413,7 +439,7 @@ impl Editor {
         }
         for index in targets {
             self.grow(er7.len())?;
-            self.replace(index, er7.to_vec())?;
+            self.replace(index, er7.to_vec());
         }
         Ok(())
     }
@@ -423,16 +449,13 @@ impl Editor {
         if targets.contains(&0) {
             return Err(EditError::Header { path: path.to_string() });
         }
-        let width = self.base.charset().width();
         for index in targets {
+            let own = self.lines.get(index).map_or(0, |line| self.own_end(line));
             let Some(line) = self.lines.get_mut(index) else { continue };
             line.content = Content::Removed;
-            if line.written_end.is_empty() {
-                // Blank lines after the segment stay.
-                let own = (self.line_end.len() * width).min(line.kept_end.len());
-                line.kept_end.start += own;
-            }
             line.written_end = "";
+            // Blank lines after the segment stay.
+            line.kept_end.start += own;
             self.touched = true;
         }
         Ok(())
@@ -449,13 +472,12 @@ impl Editor {
         Ok(())
     }
 
-    fn replace(&mut self, index: usize, text: Vec<u8>) -> Result<(), EditError> {
+    fn replace(&mut self, index: usize, text: Vec<u8>) {
         let scan = self.covered(&text);
         if let Some(line) = self.lines.get_mut(index) {
             line.content = Content::Written { text, scan };
             self.touched = true;
         }
-        Ok(())
     }
 
     fn grow(&mut self, by: usize) -> Result<(), EditError> {

@@ -41,7 +41,7 @@ pub fn escape<'t>(text: &'t str, delimiters: &Delimiters) -> Result<Cow<'t, str>
             b if b == delimiters.repetition => "R",
             b if delimiters.escape == Some(b) => "E",
             b if delimiters.truncation == Some(b) => "P",
-            b'\n' => ".br",
+            b'\n' if !delimiters.contains(b'.') => ".br",
             b if needs(b) => {
                 // Writing to a String cannot fail.
                 let _ = write!(out, "{mark}X{b:02X}{mark}");

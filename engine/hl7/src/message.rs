@@ -328,6 +328,13 @@ impl Message {
         self.0.wide.as_ref().map_or(&self.0.spans, |wide| &wide.spans)
     }
 
+    /// Whether the bytes end in the middle of a code unit.
+    pub(crate) fn is_torn(&self) -> bool {
+        let raw = &self.0.raw;
+        let mark = wide_form(raw, Some(self.charset())).1;
+        !(raw.len() - mark).is_multiple_of(self.charset().width())
+    }
+
     pub(crate) fn reading(&self) -> Reading {
         let charset = if self.0.wide.is_some() { Charset::UTF_8 } else { self.0.charset };
         Reading { delimiters: self.0.delimiters, charset }
@@ -614,3 +621,6 @@ fn raw_places(text: &str, spans: &[Span], mark: usize, width: usize, raw_length:
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
