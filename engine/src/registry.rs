@@ -10,9 +10,10 @@ use schemars::Schema;
 
 use crate::config::build::Build;
 use crate::config::settings::{OAuthClient, Transform};
+use crate::fault::Fault;
 use crate::host::{OperationFactory, ServiceFactory};
 use crate::id::ItemName;
-use crate::process::{BusinessProcess, Definition, LaneFactory};
+use crate::process::{BusinessProcess, Definition, Done, Job, Lane, LaneFactory, Next};
 use crate::reply::Family;
 
 /// The three kinds of item, in trace order.
@@ -118,6 +119,9 @@ pub struct Facts {
     /// It waits for the reply of its targets (`ack = "application"`, `reply = "wait"`), so that several
     /// targets need `reply_from`.
     pub needs_reply: bool,
+    /// It is a service that brings no messages into the production (an authorization server): it has no
+    /// targets and needs none.
+    pub no_messages: bool,
     /// The listeners' URL for the start-up banner, for example `mllp://127.0.0.1:2575`.
     pub urls: Vec<String>,
 }
@@ -134,6 +138,35 @@ pub struct Registry {
     pub check_oauth: fn(&OAuthClient) -> Vec<(&'static str, &'static str, String)>,
     /// Builds lanes.
     pub lanes: LaneFactory,
+}
+
+impl Registry {
+    /// A registry of these classes that checks nothing beyond them and has no lanes: for tests of hosts.
+    pub fn of(items: Vec<ItemClass>) -> Registry {
+        Registry {
+            items,
+            check_transform: |_, _, _| {},
+            check_oauth: |_| Vec::new(),
+            lanes: Arc::new(|_| Box::new(NoLane)),
+        }
+    }
+
+    /// The class of a type.
+    pub fn class(&self, kind: ItemKind, type_name: &str) -> Option<&ItemClass> {
+        self.items.iter().find(|class| class.kind == kind && class.type_name == type_name)
+    }
+}
+
+/// A lane that can run nothing.
+struct NoLane;
+
+impl Lane for NoLane {
+    fn run(&mut self, jobs: Vec<Job>, emit: &mut dyn FnMut(Done)) {
+        for _ in jobs {
+            let fault = Fault::new("script", "lane", "this registry has no lanes");
+            emit(Done { effects: Vec::new(), next: Next::Fail(fault), state: None });
+        }
+    }
 }
 
 impl fmt::Debug for Registry {

@@ -2,17 +2,20 @@
 //! everything else in the production, and somewhere to report problems to.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::config::diagnostic::Severity;
-use crate::config::node::{Node, Span};
+use crate::config::node::{Node, Span, Value};
+use crate::config::read::read;
 use crate::config::settings::{Common, Transform};
+use crate::config::source::Sources;
 use crate::id::ItemName;
 use crate::record::MessageTypes;
 use crate::registry::ItemKind;
+use crate::token::Placement;
 
 /// Everything an item may refer to, known before any item is built.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +28,8 @@ pub struct Names {
     pub transforms: BTreeMap<String, Transform>,
     /// Declared OAuth clients.
     pub oauth: Vec<String>,
+    /// Where an OAuth client's tokens go unless an operation says otherwise, for those that say something.
+    pub placements: BTreeMap<String, Placement>,
     /// Lookup tables by name: key to value.
     pub lookups: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -57,6 +62,10 @@ pub struct Build<'a> {
     pub names: &'a Names,
     /// Relative paths are relative to this folder: that of the file the item stands in.
     pub folder: &'a Path,
+    /// The files that were read: places inside strings.
+    pub sources: &'a Sources,
+    /// The common keys of its kind, taken out of its own settings unless these have them too.
+    pub common_keys: &'a [&'a str],
     /// Problems found so far.
     pub problems: &'a mut Vec<Problem>,
 }
@@ -85,8 +94,19 @@ impl From<usize> for At<'_> {
 impl Build<'_> {
     /// The item's own settings (common keys taken out), checked against their schema: every unknown key
     /// (with "did you mean"), missing key and wrong type is reported at once.
+    ///
+    /// The problems are reported; a value is given wherever one can be made, also beside problems, so that the
+    /// class can go on and find more. Keys beginning `x-` are dropped from structs and kept in maps; values of
+    /// schema format `septet-path` and `septet-file` come as absolute paths.
     pub fn settings<T: DeserializeOwned + JsonSchema>(&mut self) -> Option<T> {
-        unimplemented!("filled in by the config loader")
+        let schema = schemars::schema_for!(T).to_value();
+        let own =
+            |key: &str| schema.get("properties").is_some_and(|properties| properties.get(key).is_some());
+        let entries = self.node.entries().iter();
+        let entries =
+            entries.filter(|entry| own(&entry.key) || !self.common_keys.contains(&entry.key.as_str()));
+        let node = Node { span: self.node.span, value: Value::Table(entries.cloned().collect()) };
+        read(&node, self.common_keys, self.sources, self.problems)
     }
 
     /// The place of a value in the item's table; the nearest enclosing one that exists.
@@ -142,10 +162,15 @@ impl Build<'_> {
     }
 
     /// The span of a position inside a string value, for script errors: 1-based line and column of the
-    /// value's text. Exact for literal and multi-line literal strings.
+    /// value's text. Exact in every kind of string literal, as long as no `${…}` was resolved in it.
     pub fn within(&self, at: &[At<'_>], line: usize, column: usize) -> Span {
-        let _ = (line, column);
-        self.span(at)
+        let span = self.span(at);
+        self.sources.within(span, line, column).unwrap_or(span)
+    }
+
+    /// A path of the settings, relative to the folder of the file that the item stands in.
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.folder.join(relative)
     }
 
     /// Resolves the name of another process or operation; reports an unknown one with "did you mean".
@@ -161,8 +186,9 @@ impl Build<'_> {
     }
 
     /// Checks that a message type is declared; reports an unknown one with "did you mean".
+    /// `Json` and `Text`, the types of what nobody declared, are always there.
     pub fn message_type(&mut self, at: &[At<'_>], name: &str) -> bool {
-        if self.names.types.get(name).is_some() {
+        if self.names.types.get(name).is_some() || matches!(name, "Json" | "Text") {
             return true;
         }
         let suggestion = did_you_mean(name, self.names.types.iter().map(|t| t.name.as_str()));

@@ -2,9 +2,32 @@
 //! [`diagnostic::Diagnostic`] with file, line and column → a [`plan::Plan`], the only thing that can run.
 
 pub mod build;
+mod check;
+pub mod common;
+mod de;
+mod definitions;
 pub mod diagnostic;
+pub mod env;
+mod files;
+mod fingerprint;
+mod graph;
 pub mod hours;
+mod items;
+mod load;
 pub mod node;
+mod oauth;
+mod parse;
 pub mod plan;
+mod read;
+mod resolve;
+mod sections;
 pub mod settings;
+pub mod source;
 pub mod units;
+
+pub use definitions::ALERT;
+pub use env::Env;
+pub use load::{Loaded, load, load_all, load_sources, load_text, production_file};
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::settings::{Admin, Common, OAuthClient, Production, Store};
+use crate::config::settings::{Admin, Common, Log, OAuthClient, Production, Store};
 use crate::id::ItemName;
 use crate::record::MessageTypes;
 use crate::registry::{Built, ItemKind};
@@ -35,6 +35,8 @@ pub struct Plan {
     pub store: Store,
     /// `[admin]`.
     pub admin: Option<Admin>,
+    /// `[log]`.
+    pub log: Log,
     /// `[oauth.*]`.
     pub oauth: BTreeMap<String, Arc<OAuthClient>>,
     /// `[messages.*]`.

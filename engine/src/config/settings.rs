@@ -94,7 +94,8 @@ pub struct Store {
 }
 
 /// What an account may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Looks.
     Viewer,
@@ -124,6 +125,26 @@ pub struct Admin {
 /// The schema of a file that must exist: the loader makes the path absolute and checks that it does.
 fn file_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "format": "septet-file" })
+}
+
+/// `[log]`. `SEPTET_LOG` and `SEPTET_LOG_FORMAT` come before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// `info`, or a filter by module.
+    pub level: Option<String>,
+    /// How lines look.
+    pub format: Option<LogFormat>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// `tls = { cert, key, client_ca }` of a listener. Paths are absolute once loaded.
@@ -243,7 +264,8 @@ pub enum SetValue {
 }
 
 /// What happens to the messages behind a suspended one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum OnSuspend {
     /// They go on.
     Pass,
