@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use septet_hl7::Message as Hl7;
+use septet_hl7::{Charset, Message as Hl7};
 
 use crate::record::Record;
 
@@ -65,6 +65,13 @@ impl Body {
         body
     }
 
+    /// An HL7 body that was read in `charset` because its MSH-18 is empty: read the same way ever after.
+    pub fn hl7_assuming(message: Hl7, charset: Charset) -> Self {
+        let body = Body::new(&message.message_type(), HL7, Some(charset.name()), message.raw().clone());
+        let _ = body.0.hl7.set(Some(message));
+        body
+    }
+
     /// A typed message. Secrets in it are sealed already (see [`crate::record`]).
     pub fn record(record: Record) -> Self {
         let bytes = Bytes::from(record.to_json());
@@ -117,7 +124,10 @@ impl Body {
     /// The body as an HL7 message, when it is one and has a readable header.
     pub fn as_hl7(&self) -> Option<&Hl7> {
         let view = || match self.format() {
-            Format::Hl7 => Hl7::parse(self.0.bytes.clone()).ok(),
+            Format::Hl7 => match self.charset().and_then(Charset::from_name) {
+                Some(charset) => Hl7::parse_assuming(self.0.bytes.clone(), charset).ok(),
+                None => Hl7::parse(self.0.bytes.clone()).ok(),
+            },
             _ => None,
         };
         self.0.hl7.get_or_init(view).as_ref()

@@ -1,1 +1,13 @@
-//! Placeholder until the first commit.
+//! Business services: everything that brings messages in. One file per class; adding one is its file, a
+//! `mod` line and an entry in [`CLASSES`]. A service gets bytes off a wire, hands them to its intake, and
+//! answers only once they are on stable storage; queues, search keys and routing are the engine's.
+
+pub mod hl7_common;
+pub mod hl7_mllp;
+
+use septet_engine::registry::ItemClass;
+
+/// The classes of services, in the order of the reference.
+pub const CLASSES: &[ItemClass] = &[
+    hl7_mllp::CLASS,
+];
