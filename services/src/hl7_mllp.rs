@@ -16,7 +16,7 @@ use septet_engine::config::build::Build;
 use septet_engine::config::units::{ByteSize, DurationText, Listen, MaybeNever};
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
-use septet_engine::registry::{Built, Facts, Factory, ItemClass, ItemKind};
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
@@ -252,7 +252,11 @@ impl Connections {
     async fn failed(&mut self, error: &io::Error, cx: &ServiceContext) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
         if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-            cx.event(NewEvent::new(Level::Warning, "item.error", format!("cannot accept connections: {error}")));
+            cx.event(NewEvent::new(
+                Level::Warning,
+                "item.error",
+                format!("cannot accept connections: {error}"),
+            ));
             tokio::select! {
                 () = cx.runtime.clock.sleep(Duration::from_secs(1)) => {}
                 () = cx.stop.cancelled() => {}

@@ -8,6 +8,4 @@ pub mod hl7_mllp;
 use septet_engine::registry::ItemClass;
 
 /// The classes of services, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[
-    hl7_mllp::CLASS,
-];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS];

@@ -143,12 +143,7 @@ impl Answers {
     }
 }
 
-fn spec<'a>(
-    code: AckCode,
-    nack: Option<&'a Nack>,
-    control_id: &'a str,
-    timestamp: &'a str,
-) -> AckSpec<'a> {
+fn spec<'a>(code: AckCode, nack: Option<&'a Nack>, control_id: &'a str, timestamp: &'a str) -> AckSpec<'a> {
     let mut spec = AckSpec::new(code, control_id, timestamp);
     if let Some(nack) = nack {
         spec.text = Some(&nack.text);

@@ -108,7 +108,8 @@ impl Duplicates {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..EVICTED {
             let gone = inner.order.front().copied();
-            let Some((at, key)) = gone.filter(|(at, _)| self.expired(*at, claim.at) || inner.order.len() >= LIMIT)
+            let Some((at, key)) =
+                gone.filter(|(at, _)| self.expired(*at, claim.at) || inner.order.len() >= LIMIT)
             else {
                 break;
             };

@@ -131,7 +131,12 @@ impl Receiver {
         }
     }
 
-    async fn batch(&self, batch: Batch, mut findings: Vec<NewEvent>, parent_session: Option<String>) -> Taken {
+    async fn batch(
+        &self,
+        batch: Batch,
+        mut findings: Vec<NewEvent>,
+        parent_session: Option<String>,
+    ) -> Taken {
         findings.extend(batch.findings().iter().map(finding));
         let mut session = None;
         let mut children = Vec::new();
@@ -511,8 +516,7 @@ impl Receiver {
         match reply {
             ServiceReply::Reply { body, fault } => {
                 let body = body.as_ref().and_then(Body::as_hl7);
-                let forwarded =
-                    message.zip(body).and_then(|(message, body)| answers.forward(message, body));
+                let forwarded = message.zip(body).and_then(|(message, body)| answers.forward(message, body));
                 match (forwarded, fault) {
                     // An accepting reply with a fault is no acceptance.
                     (Some(answer), fault) if fault.is_none() || !answer.code.is_positive() => answer,

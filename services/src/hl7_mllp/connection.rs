@@ -178,7 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             let mut taken = Vec::with_capacity(frames.len());
             for frame in frames {
                 let findings = frame.findings();
-                let bytes = if frame.body.len() <= SMALL { Bytes::copy_from_slice(&frame.body) } else { frame.body };
+                let bytes =
+                    if frame.body.len() <= SMALL { Bytes::copy_from_slice(&frame.body) } else { frame.body };
                 let one = receiver.take(Arrival { findings, ..Arrival::new(bytes) }).await;
                 let enough = one.is_unavailable();
                 taken.push(one);
@@ -203,7 +204,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Takes messages and awaits the durability of the last, which implies the others. Without it in time
     /// there is no answer, and the sender asks again.
-    async fn store(&self, take: impl Future<Output = Vec<Taken>>) -> Result<(Vec<Taken>, Option<Receipt>), End> {
+    async fn store(
+        &self,
+        take: impl Future<Output = Vec<Taken>>,
+    ) -> Result<(Vec<Taken>, Option<Receipt>), End> {
         let stored = async {
             let taken = take.await;
             let receipt = match taken.iter().rev().find_map(Taken::pending) {
