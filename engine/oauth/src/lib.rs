@@ -9,13 +9,19 @@
 //! words are `detail` only; no redirects; replies are capped; plain http on loopback only.
 
 mod answer;
+mod auth;
 mod client;
 mod discovery;
 mod fetch;
+mod introspect;
+mod jwks;
 mod kept;
 pub mod keys;
 mod manager;
 mod net;
+mod verify;
 
+pub use auth::{Auth, SecretText, Texts};
 pub use client::check;
 pub use manager::{ClientState, ClientView, TokenManager};
+pub use verify::{Check, Claims, Refusal, Verifier};

@@ -5,3 +5,4 @@
 mod check;
 mod manager;
 mod support;
+mod verifier;
