@@ -48,7 +48,11 @@ pub(crate) fn from_hl7(text: &str, timezone: &TimeZone) -> Option<Timestamp> {
     };
     let (whole, fraction) = local.split_once('.').unwrap_or((local, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) || fraction.len() > 4 || !matches!(whole.len(), 4 | 6 | 8 | 10 | 12 | 14) {
+    if !digits(whole)
+        || !digits(fraction)
+        || fraction.len() > 4
+        || !matches!(whole.len(), 4 | 6 | 8 | 10 | 12 | 14)
+    {
         return None;
     }
     let part = |from: usize, to: usize, least: i8| match whole.get(from..to) {

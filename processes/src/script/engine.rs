@@ -18,7 +18,9 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rquickjs::context::EvalOptions;
 use rquickjs::function::Args;
-use rquickjs::{CatchResultExt, CaughtError, Class, Context, Ctx, Function, Object, Persistent, Runtime, Value};
+use rquickjs::{
+    CatchResultExt, CaughtError, Class, Context, Ctx, Function, Object, Persistent, Runtime, Value,
+};
 
 use super::Script;
 use super::compile::{compile, first_frame, in_script};
@@ -77,7 +79,14 @@ pub(crate) struct Engine {
     limits: Cell<Limits>,
     /// The deadline of all scripts of the current job.
     job_deadline: Cell<Option<Instant>>,
+    /// How often the current job was stopped.
+    trips: Cell<u32>,
+    /// A script was stopped in this runtime.
+    spent: Cell<bool>,
 }
+
+/// How often a job may be stopped before it ends, whatever it catches.
+const MAX_TRIPS: u32 = 2;
 
 /// A definition's context, ready to run. Must be dropped before its engine's runtime.
 pub(crate) struct Loaded {
@@ -120,12 +129,29 @@ impl Engine {
             late
         })));
         let limits = Limits { time: Duration::from_secs(1), memory: 64 << 20 };
-        Some(Engine { runtime, shared, limits: Cell::new(limits), job_deadline: Cell::new(None) })
+        Some(Engine {
+            runtime,
+            shared,
+            limits: Cell::new(limits),
+            job_deadline: Cell::new(None),
+            trips: Cell::new(0),
+            spent: Cell::new(false),
+        })
     }
 
     /// Whether a script was stopped: what it left behind is best thrown away with the runtime.
     pub(crate) fn is_spent(&self) -> bool {
-        self.shared.tripped.get()
+        self.spent.get()
+    }
+
+    /// The production's timezone.
+    pub(crate) fn timezone(&self) -> &TimeZone {
+        &self.shared.timezone
+    }
+
+    /// The job was stopped too often to go on.
+    pub(crate) fn gives_up(&self) -> bool {
+        self.trips.get() >= MAX_TRIPS
     }
 
     /// Compiles the scripts of a definition in a context of their own.
@@ -148,15 +174,26 @@ impl Engine {
     /// Begins a job: its limits, its clock, its identity.
     pub(crate) fn begin(&self, limits: Limits, scope: JobScope) {
         self.limits.set(limits);
+        self.trips.set(0);
         *self.shared.job.borrow_mut() = scope;
         let memory = usize::try_from(limits.memory).unwrap_or(usize::MAX);
         self.runtime.set_memory_limit(memory);
         self.job_deadline.set(Instant::now().checked_add(limits.time));
     }
 
-    /// Whether the scripts of this job have used up their time.
-    pub(crate) fn out_of_time(&self) -> bool {
-        self.job_deadline.get().is_some_and(|deadline| Instant::now() >= deadline)
+    /// Whether this job has used up its time; whoever catches that gets as much again.
+    pub(crate) fn late(&self) -> bool {
+        let late = self.job_deadline.get().is_some_and(|deadline| Instant::now() >= deadline);
+        if late {
+            self.tripped();
+        }
+        late
+    }
+
+    fn tripped(&self) {
+        self.trips.set(self.trips.get() + 1);
+        self.spent.set(true);
+        self.job_deadline.set(Instant::now().checked_add(self.limits.get().time));
     }
 
     /// Runs `work`, which calls into JavaScript, under the job's deadline; an exception becomes a
@@ -175,11 +212,16 @@ impl Engine {
         match outcome {
             Ok(value) => Ok(value),
             Err(_) if self.shared.tripped.get() => {
-                // Whoever catches this gets time for what it still has to do.
-                self.job_deadline.set(Instant::now().checked_add(limits.time));
+                self.tripped();
                 Err(Stopped::Time(limits.time))
             }
-            Err(caught) => Err(stopped(caught, script, limits.memory)),
+            Err(caught) => {
+                let stopped = stopped(caught, script, limits.memory);
+                if matches!(stopped, Stopped::Memory(_)) {
+                    self.spent.set(true);
+                }
+                Err(stopped)
+            }
         }
     }
 }
@@ -269,7 +311,9 @@ fn prepare<'js>(cx: &Ctx<'js>, shared: &Rc<Shared>) -> rquickjs::Result<SavedHel
         let job = scope.job.borrow();
         match job.lookups.get(&table) {
             Some(found) => Ok(found.get(&key).cloned()),
-            None => Err(rquickjs::Exception::throw_reference(&cx, &format!("there is no lookup table {table}"))),
+            None => {
+                Err(rquickjs::Exception::throw_reference(&cx, &format!("there is no lookup table {table}")))
+            }
         }
     };
     native.set("lookup", Function::new(cx.clone(), lookup)?)?;
@@ -284,7 +328,8 @@ fn prepare<'js>(cx: &Ctx<'js>, shared: &Rc<Shared>) -> rquickjs::Result<SavedHel
     };
     native.set("hl7Date", Function::new(cx.clone(), hl7_date)?)?;
     let scope = Rc::clone(shared);
-    native.set("log", Function::new(cx.clone(), move |text: String| log(&mut scope.job.borrow_mut(), text))?)?;
+    native
+        .set("log", Function::new(cx.clone(), move |text: String| log(&mut scope.job.borrow_mut(), text))?)?;
     let scope = Rc::clone(shared);
     let keep = move |cx: Ctx<'js>, value: Value<'js>| scope.job.borrow_mut().keeper.keep(&cx, &value);
     native.set("keep", Function::new(cx.clone(), keep)?)?;

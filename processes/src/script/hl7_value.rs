@@ -352,9 +352,9 @@ impl SegmentValue {
         let nth = self.content.borrow().with_segments(|segments| {
             segments.take(self.number).filter(|segment| segment.name() == name).count()
         });
-        let field = given.field().map_or(String::new(), |field| {
-            format!("-{}{}{}", field.field, field.repetition, below(&field))
-        });
+        let field = given
+            .field()
+            .map_or(String::new(), |field| format!("-{}{}{}", field.field, field.repetition, below(&field)));
         format!("{name}[{nth}]{field}")
             .parse()
             .map_err(|error: septet_hl7::PathError| Exception::throw_type(cx, &error.to_string()))

@@ -44,6 +44,5 @@ pub(crate) struct Script {
 }
 
 /// Names that are in scope everywhere and cannot be variables of steps.
-pub(crate) const RESERVED: [&str; 10] = [
-    "request", "response", "context", "state", "source", "target", "lookup", "uuid", "hl7Date", "log",
-];
+pub(crate) const RESERVED: [&str; 10] =
+    ["request", "response", "context", "state", "source", "target", "lookup", "uuid", "hl7Date", "log"];

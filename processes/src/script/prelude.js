@@ -128,7 +128,6 @@
     encode: (value) => stringify(encode(value, 0)),
     decode: (json) => decode(parse(json)),
     time: (value) => (value instanceof RealDate ? Number(value) : undefined),
-    sealed: (value) => typeof value === "object" && value !== null && isSealed(value),
     merge: (target, path, value) => {
       let object = target;
       for (let i = 0; i < path.length - 1; i++) {

@@ -57,7 +57,8 @@ impl Keeper {
         if kept.origin == Origin::Request && self.request.is_some() {
             reference.set("request", true)?;
         } else {
-            let place = self.messages.iter().position(|known| known.raw().as_ptr() == kept.message.raw().as_ptr());
+            let place =
+                self.messages.iter().position(|known| known.raw().as_ptr() == kept.message.raw().as_ptr());
             let place = place.unwrap_or_else(|| {
                 self.messages.push(kept.message.clone());
                 self.messages.len() - 1
@@ -80,7 +81,8 @@ impl Keeper {
         } else {
             (self.messages.get(reference.get::<_, usize>("message")?), Origin::Own)
         };
-        let message = message.cloned().ok_or_else(|| Exception::throw_range(cx, "a kept message is missing"))?;
+        let message =
+            message.cloned().ok_or_else(|| Exception::throw_range(cx, "a kept message is missing"))?;
         let editable = reference.contains_key("editable")?;
         match reference.get::<_, Option<usize>>("segment")? {
             Some(number) => {
@@ -94,17 +96,19 @@ impl Keeper {
 /// The prelude's helpers between jobs.
 pub(crate) struct SavedHelpers([Persistent<Function<'static>>; NAMES.len()]);
 
-const NAMES: [&str; 8] = ["record", "frozen", "plain", "encode", "decode", "time", "sealed", "merge"];
+const NAMES: [&str; 7] = ["record", "frozen", "plain", "encode", "decode", "time", "merge"];
 
 impl SavedHelpers {
     pub(crate) fn save<'js>(cx: &Ctx<'js>, helpers: &Object<'js>) -> Result<Self> {
-        let get = |name: &str| Ok::<_, rquickjs::Error>(Persistent::save(cx, helpers.get::<_, Function<'js>>(name)?));
-        let [a, b, c, d, e, f, g, h] = NAMES;
-        Ok(SavedHelpers([get(a)?, get(b)?, get(c)?, get(d)?, get(e)?, get(f)?, get(g)?, get(h)?]))
+        let get = |name: &str| {
+            Ok::<_, rquickjs::Error>(Persistent::save(cx, helpers.get::<_, Function<'js>>(name)?))
+        };
+        let [a, b, c, d, e, f, g] = NAMES;
+        Ok(SavedHelpers([get(a)?, get(b)?, get(c)?, get(d)?, get(e)?, get(f)?, get(g)?]))
     }
 
     pub(crate) fn restore<'js>(&self, cx: &Ctx<'js>) -> Result<Helpers<'js>> {
-        let [record, frozen, plain, encode, decode, time, sealed, merge] = &self.0;
+        let [record, frozen, plain, encode, decode, time, merge] = &self.0;
         let get = |saved: &Persistent<Function<'static>>| saved.clone().restore(cx);
         Ok(Helpers {
             record: get(record)?,
@@ -113,7 +117,6 @@ impl SavedHelpers {
             encode: get(encode)?,
             decode: get(decode)?,
             time: get(time)?,
-            sealed: get(sealed)?,
             merge: get(merge)?,
         })
     }
@@ -127,7 +130,6 @@ pub(crate) struct Helpers<'js> {
     encode: Function<'js>,
     decode: Function<'js>,
     time: Function<'js>,
-    sealed: Function<'js>,
     merge: Function<'js>,
 }
 
@@ -202,11 +204,6 @@ impl<'js> Helpers<'js> {
             });
         }
         value.get::<rquickjs::Coerced<String>>().map(|text| text.0)
-    }
-
-    /// Whether a value is a sealed secret.
-    pub(crate) fn is_sealed(&self, value: &Value<'js>) -> Result<bool> {
-        self.sealed.call((value.clone(),))
     }
 }
 

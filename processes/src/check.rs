@@ -1,0 +1,44 @@
+//! What the checks of routers, flows and transforms share.
+
+use septet_engine::config::build::{At, Build};
+use septet_engine::config::diagnostic::Severity;
+
+use crate::script::{ScriptKind, check_script};
+
+/// Reports the syntax error of a script at its exact place; whether it is fine.
+pub(crate) fn script_problem(build: &mut Build<'_>, at: &[At<'_>], kind: ScriptKind, code: &str) -> bool {
+    let Err(error) = check_script(kind, code) else { return true };
+    let span = build.within(at, error.line, error.column);
+    let text = format!("script: {} (line {}, column {} of the script)", error.text, error.line, error.column);
+    build.report(Severity::Error, "S0301", span, text, None);
+    false
+}
+
+/// Whether `text` names a field of a record: `status`, `patient.mrn`. Text that looks like a mistaken HL7
+/// path (three capitals or digits, then nothing or a place) does not.
+pub(crate) fn field_path(text: &str) -> bool {
+    let legal = |part: &str| {
+        let mut chars = part.chars();
+        chars.next().is_some_and(|c| c.is_alphabetic() || c == '_')
+            && chars.all(|c| c.is_alphanumeric() || c == '_')
+    };
+    let segment = text.len() >= 3
+        && text.bytes().take(3).all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
+        && !text.bytes().nth(3).is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    !segment && text.split('.').all(legal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_told_from_a_mistaken_path() {
+        for field in ["status", "patient.mrn", "_x", "größe", "MRNX", "OBX_value"] {
+            assert!(field_path(field), "{field}");
+        }
+        for path in ["PID", "PID.3", "PID-3", "PID3.", "a..b", "", "a-b", "1a"] {
+            assert!(!field_path(path), "{path}");
+        }
+    }
+}

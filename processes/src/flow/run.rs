@@ -1,0 +1,795 @@
+//! Runs a flow: one job moves an instance from one wait to the next, or to its end.
+//!
+//! The machine is deterministic: calls, timers, uuids are numbered within the instance, so that the same job
+//! gives the same effects (a job may run again after a crash). Threads run in the order of their numbers,
+//! each until it waits; nothing is ever concurrent.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use rquickjs::{Array, Object, Value};
+use septet_engine::config::units::DurationText;
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::fault::Fault;
+use septet_engine::process::{Effect, Input, Next};
+
+use super::definition::{Act, Payload, Piece, Place, Program};
+use super::instance::{Call, Registered, Scope, Stored, Thread, Unwinding, Wait};
+use crate::scene::{MAX_KEPT, Scene};
+use crate::script::engine::thrown_value;
+use crate::script::hl7_value::Origin;
+use crate::script::raised::Raised;
+use crate::time;
+
+/// How many operations one job may run.
+const MAX_OPS: u32 = 1_000_000;
+
+/// The format of [`Stored`].
+const FORMAT: u32 = 1;
+
+/// A flow being run.
+pub(crate) struct Machine<'a, 's, 'js> {
+    scene: &'a mut Scene<'s, 'js>,
+    program: &'a Program,
+    threads: BTreeMap<u32, Thread<Value<'js>>>,
+    calls: BTreeMap<u64, Call>,
+    calls_made: u64,
+    timers_made: u64,
+    replied: bool,
+    ops: u32,
+}
+
+/// How far a thread got with one operation.
+enum Step {
+    On,
+    Goto(usize),
+    Wait(Wait),
+    Joined,
+    End,
+}
+
+/// Runs the job of a scene to its next wait or end. Effects are left in the scene.
+pub(crate) fn run(scene: &mut Scene<'_, '_>, program: &Program) -> Next {
+    let mut machine = Machine {
+        scene,
+        program,
+        threads: BTreeMap::new(),
+        calls: BTreeMap::new(),
+        calls_made: 0,
+        timers_made: 0,
+        replied: false,
+        ops: 0,
+    };
+    let input = machine.scene.stage.job.input.clone();
+    let begun = match machine.scene.stage.job.instance.clone() {
+        None => {
+            machine.threads.insert(0, Thread::new(None, 0, Vec::new()));
+            Ok(())
+        }
+        Some(instance) => machine.restore(&instance).and_then(|()| machine.take(input)),
+    };
+    let outcome = begun.and_then(|()| machine.run());
+    match outcome {
+        Ok(true) => {
+            machine.close();
+            Next::Complete
+        }
+        Ok(false) => match machine.store() {
+            Ok(instance) => Next::Wait { instance },
+            Err(raised) => machine.fail(raised),
+        },
+        Err(raised) => machine.fail(raised),
+    }
+}
+
+// === Beginning and end of a job ===
+
+impl<'js> Machine<'_, '_, 'js> {
+    fn fail(&mut self, raised: Raised) -> Next {
+        self.abandon();
+        Next::Fail(raised.fault)
+    }
+
+    /// The end: who waits gets an empty reply unless there was one.
+    fn close(&mut self) {
+        if self.scene.stage.job.wants_reply && !self.replied {
+            self.scene.effects.push(Effect::Reply { body: None, fault: None });
+        }
+        self.abandon();
+    }
+
+    /// Nobody takes responses and timers any more; what was asked for is still sent.
+    fn abandon(&mut self) {
+        for (number, call) in std::mem::take(&mut self.calls) {
+            if call.done.is_none() {
+                self.scene.effects.push(Effect::CancelCall { call: number, leave: true });
+            }
+            self.cancel_timer(call.timer.filter(|_| call.done.is_none()));
+        }
+        for (_, thread) in std::mem::take(&mut self.threads) {
+            match thread.wait {
+                Some(Wait::Timer(timer)) => self.cancel_timer(Some(timer)),
+                Some(Wait::Sync { timer, .. }) => self.cancel_timer(timer),
+                _ => {}
+            }
+        }
+    }
+
+    fn cancel_timer(&mut self, timer: Option<u64>) {
+        self.scene.effects.extend(timer.map(|timer| Effect::CancelTimer { timer }));
+    }
+
+    fn restore(&mut self, instance: &[u8]) -> Result<(), Raised> {
+        let unreadable =
+            |what: &str| Raised::engine("script", "instance", format!("the stored instance {what}"));
+        let stored: Stored = serde_json::from_slice(instance).map_err(|_| unreadable("cannot be read"))?;
+        if stored.format != FORMAT {
+            return Err(unreadable("has another format"));
+        }
+        self.scene.restoring(&stored.messages, self.scene.request_message());
+        let json = stored.kept.to_string();
+        let scene = &*self.scene;
+        let values: Vec<Value<'js>> = scene.guarded("instance", || {
+            let kept: Array<'js> = scene.helpers.kept_value(&json)?.get()?;
+            kept.iter::<Value<'js>>().collect()
+        })?;
+        let null = Value::new_null(scene.cx.clone());
+        let value = |place: usize| values.get(place).cloned().unwrap_or_else(|| null.clone());
+        self.scene.context = value(0);
+        self.scene.response = value(1);
+        let threads = stored.threads.iter();
+        self.threads = threads.map(|(id, thread)| (*id, thread.map(&mut |place| value(*place)))).collect();
+        self.scene.stage.engine.shared.job.borrow_mut().taken = stored.taken;
+        self.calls = stored.calls;
+        self.calls_made = stored.calls_made;
+        self.timers_made = stored.timers_made;
+        self.replied = stored.replied;
+        Ok(())
+    }
+
+    fn store(&mut self) -> Result<Bytes, Raised> {
+        let scene = &*self.scene;
+        scene.restoring(&[], scene.request_message());
+        let mut values = vec![scene.context.clone(), scene.response.clone()];
+        let mut threads = BTreeMap::new();
+        for (id, thread) in &self.threads {
+            let mut keep = |value: &Value<'js>| {
+                values.push(value.clone());
+                values.len() - 1
+            };
+            threads.insert(*id, thread.map(&mut keep));
+        }
+        let json = scene.guarded("context", || {
+            let kept = Array::new(scene.cx.clone())?;
+            for (place, value) in values.into_iter().enumerate() {
+                kept.set(place, value)?;
+            }
+            scene.helpers.kept_json(kept.into_value())
+        })?;
+        if json.len() > MAX_KEPT {
+            let text = scene.place("context is larger than 1 MiB");
+            return Err(Raised::engine("script", "size", text));
+        }
+        let taken = scene.stage.engine.shared.job.borrow().taken;
+        let stored = Stored {
+            format: FORMAT,
+            taken,
+            calls_made: self.calls_made,
+            timers_made: self.timers_made,
+            replied: self.replied,
+            calls: self.calls.clone(),
+            threads,
+            kept: serde_json::from_str(&json).unwrap_or_default(),
+            messages: scene.kept_messages(),
+        };
+        Ok(Bytes::from(serde_json::to_vec(&stored).unwrap_or_default()))
+    }
+}
+
+// === What happened ===
+
+impl<'js> Machine<'_, '_, 'js> {
+    /// Lets the threads know of a response or a timer.
+    fn take(&mut self, input: Input) -> Result<(), Raised> {
+        match input {
+            Input::Request => Ok(()),
+            Input::Timer { timer } => self.timer(timer),
+            Input::Response { call, body, fault, .. } => {
+                let Some(known) = self.calls.get(&call).filter(|known| known.done.is_none()).cloned() else {
+                    return Ok(());
+                };
+                self.cancel_timer(known.timer);
+                let scene = &mut *self.scene;
+                let value = scene
+                    .guarded(&known.step, || scene.helpers.body(&scene.cx, body.as_ref(), Origin::Own))?;
+                scene.response = value.clone();
+                let mut outcome = fault.map(|fault| self.call_failed(&known, fault));
+                if outcome.is_none()
+                    && let Some(into) = &known.into
+                {
+                    outcome = self.scene.assign(into, value, &known.step).err();
+                }
+                self.answered(call, outcome)
+            }
+        }
+    }
+
+    fn call_failed(&mut self, call: &Call, fault: Fault) -> Raised {
+        let raised = Raised::of_call(fault);
+        if !call.waited {
+            let text = format!("asynchronous call {} failed: {}", call.name, raised.fault);
+            self.event(Level::Warning, text, raised.fault.detail.clone().map(|detail| detail.0));
+        }
+        raised
+    }
+
+    /// A call has its outcome.
+    fn answered(&mut self, number: u64, outcome: Option<Raised>) -> Result<(), Raised> {
+        let waiting = |(id, thread): (&u32, &Thread<Value<'js>>)| match &thread.wait {
+            Some(Wait::Call(call)) if *call == number => Some(*id),
+            _ => None,
+        };
+        if let Some(id) = self.threads.iter().find_map(waiting) {
+            self.calls.remove(&number);
+            return match outcome {
+                None => {
+                    self.wake(id);
+                    Ok(())
+                }
+                Some(raised) => self.raise(id, raised),
+            };
+        }
+        if let Some(call) = self.calls.get_mut(&number) {
+            call.done = Some(outcome);
+            call.timer = None;
+        }
+        let syncing: Vec<u32> = self
+            .threads
+            .iter()
+            .filter(|(_, t)| matches!(t.wait, Some(Wait::Sync { .. })))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in syncing {
+            let Some(Wait::Sync { names, any, timer }) = self.threads.get(&id).and_then(|t| t.wait.clone())
+            else {
+                continue;
+            };
+            if let Some(outcome) = self.synced(&names, any) {
+                self.cancel_timer(timer);
+                match outcome {
+                    Ok(()) => self.wake(id),
+                    Err(raised) => self.raise(id, raised)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn wake(&mut self, id: u32) {
+        if let Some(thread) = self.threads.get_mut(&id) {
+            thread.wait = None;
+        }
+    }
+
+    fn timer(&mut self, timer: u64) -> Result<(), Raised> {
+        let timed =
+            |(number, call): (&u64, &Call)| (call.timer == Some(timer)).then(|| (*number, call.clone()));
+        if let Some((number, call)) = self.calls.iter().find_map(timed) {
+            self.scene.effects.push(Effect::CancelCall { call: number, leave: call.leave });
+            let text = self.scene.place(&format!("{}: no response in time", call.step));
+            return self.answered(number, Some(Raised::engine("timeout", "timeout", text)));
+        }
+        let waiting = self.threads.iter().find_map(|(id, thread)| match &thread.wait {
+            Some(Wait::Timer(own)) if *own == timer => Some((*id, None)),
+            Some(Wait::Sync { names, timer: Some(own), .. }) if *own == timer => {
+                Some((*id, Some(names.clone())))
+            }
+            _ => None,
+        });
+        match waiting {
+            None => Ok(()),
+            Some((id, None)) => {
+                self.wake(id);
+                Ok(())
+            }
+            Some((id, Some(names))) => {
+                self.give_up(&names);
+                let step = self.threads.get(&id).map_or("sync".into(), |thread| self.step_before(thread.at));
+                let text = self.scene.place(&format!("{step}: not all responses in time"));
+                self.raise(id, Raised::engine("timeout", "timeout", text))
+            }
+        }
+    }
+
+    /// Late responses of these calls are discarded.
+    fn give_up(&mut self, names: &[String]) {
+        let late: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, c)| !c.waited && names.contains(&c.name))
+            .map(|(n, _)| *n)
+            .collect();
+        for number in late {
+            let Some(call) = self.calls.remove(&number) else { continue };
+            if call.done.is_none() {
+                self.scene.effects.push(Effect::CancelCall { call: number, leave: call.leave });
+                self.cancel_timer(call.timer);
+            }
+        }
+    }
+
+    fn step_before(&self, at: usize) -> String {
+        at.checked_sub(1).and_then(|at| self.program.ops.get(at)).map_or(String::new(), |op| op.at.clone())
+    }
+
+    /// Whether a `sync` has what it waits for; its calls are then forgotten. A fault of one of them is its.
+    fn synced(&mut self, names: &[String], any: bool) -> Option<Result<(), Raised>> {
+        let named = |call: &Call| !call.waited && names.contains(&call.name);
+        let (mut done, mut open) = (Vec::new(), 0);
+        for (number, call) in self.calls.iter().filter(|(_, call)| named(call)) {
+            match call.done {
+                Some(_) => done.push(*number),
+                None => open += 1,
+            }
+        }
+        if open > 0 && !(any && !done.is_empty()) {
+            return None;
+        }
+        let mut outcome = Ok(());
+        for number in done {
+            if let Some(Some(Some(raised))) = self.calls.remove(&number).map(|call| call.done)
+                && outcome.is_ok()
+            {
+                outcome = Err(raised);
+            }
+        }
+        Some(outcome)
+    }
+}
+
+// === Faults ===
+
+impl<'js> Machine<'_, '_, 'js> {
+    /// Takes a fault to where it is caught, running compensations on the way. An error: nobody catches it.
+    fn raise(&mut self, id: u32, raised: Raised) -> Result<(), Raised> {
+        if self.scene.stage.engine.gives_up() {
+            return Err(raised);
+        }
+        let mut id = id;
+        loop {
+            let Some(thread) = self.threads.get_mut(&id) else { return Err(raised) };
+            thread.wait = None;
+            if let Some(unwinding) = thread.unwinding.last()
+                && thread.scopes.len() <= unwinding.scopes
+            {
+                // A fault in a compensation takes the place of the one that caused it.
+                let (loops, variables) = (unwinding.loops, unwinding.variables.clone());
+                thread.loops.truncate(loops);
+                thread.variables = variables;
+                thread.unwinding.pop();
+                continue;
+            }
+            let Some(scope) = thread.scopes.pop() else {
+                let Some(parent) = thread.parent else { return Err(raised) };
+                self.end_branches(parent);
+                id = parent;
+                continue;
+            };
+            thread.loops.truncate(scope.loops);
+            thread.variables.truncate(scope.variables);
+            if !scope.registered.is_empty() {
+                thread.unwinding.push(Unwinding {
+                    raised,
+                    op: scope.op,
+                    scopes: thread.scopes.len(),
+                    loops: scope.loops,
+                    variables: thread.variables.clone(),
+                    left: scope.registered,
+                });
+                return self.compensate(id);
+            }
+            if self.caught(id, scope.op, &raised)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The next compensation of the innermost fault, or on to its handlers.
+    fn compensate(&mut self, id: u32) -> Result<(), Raised> {
+        let Some(thread) = self.threads.get_mut(&id) else { return Ok(()) };
+        let Some(unwinding) = thread.unwinding.last_mut() else { return Ok(()) };
+        if let Some(next) = unwinding.left.pop() {
+            thread.variables = next.variables;
+            thread.at = next.to;
+            return Ok(());
+        }
+        let Some(unwinding) = thread.unwinding.pop() else { return Ok(()) };
+        thread.variables = unwinding.variables;
+        if self.caught(id, unwinding.op, &unwinding.raised)? {
+            return Ok(());
+        }
+        self.raise(id, unwinding.raised)
+    }
+
+    /// Whether the scope at `op` has a handler for the fault; the thread then goes on there.
+    fn caught(&mut self, id: u32, op: usize, raised: &Raised) -> Result<bool, Raised> {
+        let Some(Act::Scope { handlers }) = self.program.ops.get(op).map(|op| &op.act) else {
+            return Ok(false);
+        };
+        let takes = |fault: &Option<String>| fault.as_ref().is_none_or(|name| raised.is(name));
+        let Some(handler) = handlers.iter().find(|handler| takes(&handler.fault)) else { return Ok(false) };
+        let fault = &raised.fault;
+        let detail = fault.detail.as_ref().map(|detail| detail.0.clone());
+        let value = self.scene.guarded("catch", || {
+            let value = Object::new(self.scene.cx.clone())?;
+            value.set("name", fault.name.as_str())?;
+            value.set("code", fault.code.as_str())?;
+            value.set("text", fault.text.as_str())?;
+            value.set("detail", detail.clone())?;
+            Ok(value.into_value())
+        })?;
+        self.event(Level::Info, format!("caught {fault}"), detail);
+        if let Some(thread) = self.threads.get_mut(&id) {
+            thread.variables.push(value);
+            thread.at = handler.to;
+            thread.wait = None;
+        }
+        Ok(true)
+    }
+
+    /// Ends all branches below a thread, with what they wait for.
+    fn end_branches(&mut self, parent: u32) {
+        let below: Vec<u32> =
+            self.threads.iter().filter(|(_, t)| t.parent == Some(parent)).map(|(id, _)| *id).collect();
+        for id in below {
+            self.end_branches(id);
+            match self.threads.remove(&id).and_then(|thread| thread.wait) {
+                Some(Wait::Call(number)) => {
+                    if let Some(call) = self.calls.remove(&number) {
+                        self.scene.effects.push(Effect::CancelCall { call: number, leave: call.leave });
+                        self.cancel_timer(call.timer);
+                    }
+                }
+                Some(Wait::Timer(timer)) => self.cancel_timer(Some(timer)),
+                Some(Wait::Sync { timer, .. }) => self.cancel_timer(timer),
+                Some(Wait::Branches) | None => {}
+            }
+        }
+    }
+
+    fn event(&mut self, level: Level, text: impl Into<String>, detail: Option<String>) {
+        let event = NewEvent::new(level, "trace", text);
+        let event = match detail {
+            Some(detail) => event.detail(detail),
+            None => event,
+        };
+        self.scene.effects.push(Effect::Event(event));
+    }
+}
+
+// === Operations ===
+
+impl<'js> Machine<'_, '_, 'js> {
+    /// Runs threads until all wait (`false`) or the flow has ended (`true`).
+    fn run(&mut self) -> Result<bool, Raised> {
+        loop {
+            let Some(id) = self.threads.iter().find(|(_, t)| t.wait.is_none()).map(|(id, _)| *id) else {
+                return Ok(false);
+            };
+            let Some(thread) = self.threads.get(&id) else { return Ok(false) };
+            let program = self.program;
+            let Some(op) = program.ops.get(thread.at) else { return Ok(true) };
+            self.ops += 1;
+            let stepped = if self.ops > MAX_OPS {
+                return Err(self.too_long(&op.at));
+            } else if self.scene.stage.engine.late() {
+                Err(self.too_long(&op.at))
+            } else {
+                self.step(id, &op.act, &op.at)
+            };
+            match stepped {
+                Ok(step) => {
+                    if self.moved(id, step) {
+                        return Ok(true);
+                    }
+                }
+                Err(raised) => self.raise(id, raised)?,
+            }
+        }
+    }
+
+    fn too_long(&self, at: &str) -> Raised {
+        let text = self.scene.place(&format!("{at}: the steps between two waits take too long"));
+        Raised::engine("script", "script", text)
+    }
+
+    /// Moves a thread on; whether the flow has ended.
+    fn moved(&mut self, id: u32, step: Step) -> bool {
+        let Some(thread) = self.threads.get_mut(&id) else { return false };
+        match step {
+            Step::On => thread.at += 1,
+            Step::Goto(at) => thread.at = at,
+            Step::Wait(wait) => {
+                thread.at += 1;
+                thread.wait = Some(wait);
+            }
+            Step::End => return true,
+            Step::Joined => {
+                let parent = thread.parent;
+                self.threads.remove(&id);
+                if let Some(parent) = parent
+                    && !self.threads.values().any(|thread| thread.parent == Some(parent))
+                {
+                    self.wake(parent);
+                }
+            }
+        }
+        false
+    }
+
+    fn variables(&self, id: u32) -> Vec<Value<'js>> {
+        self.threads.get(&id).map(|thread| thread.variables.clone()).unwrap_or_default()
+    }
+
+    fn value(&mut self, id: u32, script: usize) -> Result<Value<'js>, Raised> {
+        let variables = self.variables(id);
+        self.scene.script(script, &variables)
+    }
+
+    fn payload(
+        &mut self,
+        id: u32,
+        payload: &Payload,
+        at: &str,
+    ) -> Result<septet_engine::process::Outgoing, Raised> {
+        let variables = self.variables(id);
+        self.scene.outgoing(payload, &variables, at)
+    }
+
+    fn step(&mut self, id: u32, act: &Act, at: &str) -> Result<Step, Raised> {
+        match act {
+            Act::Assign { into, script } => {
+                let value = self.value(id, *script)?;
+                self.scene.assign(into, value, at)?;
+            }
+            Act::Jump { to } => return Ok(Step::Goto(*to)),
+            Act::Unless { script, to } => {
+                let value = self.value(id, *script)?;
+                if !self.scene.truth(&value, at)? {
+                    return Ok(Step::Goto(*to));
+                }
+            }
+            Act::Foreach { script, end } => return self.foreach(id, *script, *end, at),
+            Act::Next { body } => return Ok(self.next_round(id, *body)),
+            Act::Call { target, name, payload, into, timeout, leave, wait } => {
+                let body = self.payload(id, payload, at)?;
+                self.calls_made += 1;
+                let number = self.calls_made;
+                self.scene.effects.push(Effect::Call { call: number, target: target.clone(), body });
+                let timer = timeout.map(|timeout| self.start_timer(self.after(timeout)));
+                let call = Call {
+                    name: name.clone(),
+                    step: at.to_owned(),
+                    into: into.clone(),
+                    timer,
+                    leave: *leave,
+                    waited: *wait,
+                    done: None,
+                };
+                self.calls.insert(number, call);
+                if *wait {
+                    return Ok(Step::Wait(Wait::Call(number)));
+                }
+            }
+            Act::Sync { names, timeout, any } => match self.synced(names, *any) {
+                Some(outcome) => outcome?,
+                None => {
+                    let timer = timeout.map(|timeout| self.start_timer(self.after(timeout)));
+                    return Ok(Step::Wait(Wait::Sync { names: names.clone(), any: *any, timer }));
+                }
+            },
+            Act::Fork { branches, join } => return Ok(self.fork(id, branches, *join)),
+            Act::Joined => return Ok(Step::Joined),
+            Act::Transform { name, from, into } => self.transform(id, name, *from, into, at)?,
+            Act::Code { script } => drop(self.value(id, *script)?),
+            Act::Send { targets, payload } => {
+                let body = self.payload(id, payload, at)?;
+                let sends =
+                    targets.iter().map(|target| Effect::Send { target: target.clone(), body: body.clone() });
+                self.scene.effects.extend(sends);
+            }
+            Act::Delay { milliseconds } => return Ok(self.delay(self.after(*milliseconds))),
+            Act::DelayUntil { script } => {
+                let value = self.value(id, *script)?;
+                let until = self.moment(&value, at)?;
+                return Ok(self.delay(until));
+            }
+            Act::Alert { template, pieces } => {
+                let filled = self.filled(id, pieces, at)?;
+                self.scene.effects.push(Effect::Alert { template: template.clone(), filled });
+            }
+            Act::Trace { template, pieces } => {
+                let filled = self.filled(id, pieces, at)?;
+                self.event(Level::Info, template.clone(), Some(filled));
+            }
+            Act::Reply { script } => {
+                let value = self.value(id, *script)?;
+                let body = self.scene.body_of(&value, at)?;
+                if !std::mem::replace(&mut self.replied, true) {
+                    self.scene.effects.push(Effect::Reply { body, fault: None });
+                }
+            }
+            Act::Throw { script } => {
+                let value = self.value(id, *script)?;
+                return Err(thrown_value(&value).thrown_by_step(&self.scene.place(at)));
+            }
+            Act::Scope { .. } => {
+                if let Some(thread) = self.threads.get_mut(&id) {
+                    let (variables, loops) = (thread.variables.len(), thread.loops.len());
+                    thread.scopes.push(Scope { op: thread.at, variables, loops, registered: Vec::new() });
+                }
+            }
+            Act::Unscope => {
+                // What was done inside is, for a fault further out, still to be undone.
+                let ended = self.threads.get_mut(&id).and_then(|thread| thread.scopes.pop());
+                if let (Some(ended), Some(outer)) = (ended, self.innermost_scope(id)) {
+                    outer.registered.extend(ended.registered);
+                }
+            }
+            Act::Caught => {
+                if let Some(thread) = self.threads.get_mut(&id) {
+                    thread.variables.pop();
+                }
+            }
+            Act::Register { compensation } => {
+                let registered = Registered { to: *compensation, variables: self.variables(id) };
+                if let Some(scope) = self.innermost_scope(id) {
+                    scope.registered.push(registered);
+                }
+            }
+            Act::Compensated => {
+                self.compensate(id)?;
+                let at = self.threads.get(&id).map_or(0, |thread| thread.at);
+                return Ok(Step::Goto(at));
+            }
+            Act::End => return Ok(Step::End),
+        }
+        Ok(Step::On)
+    }
+
+    /// The scope around a thread: its own, or its parents'.
+    fn innermost_scope(&mut self, id: u32) -> Option<&mut Scope<Value<'js>>> {
+        let mut id = id;
+        while self.threads.get(&id)?.scopes.is_empty() {
+            id = self.threads.get(&id)?.parent?;
+        }
+        self.threads.get_mut(&id)?.scopes.last_mut()
+    }
+
+    fn foreach(&mut self, id: u32, script: usize, end: usize, at: &str) -> Result<Step, Raised> {
+        let value = self.value(id, script)?;
+        let mut items: Vec<Value<'js>> = match value.as_array() {
+            Some(list) => self.scene.guarded(at, || list.iter::<Value<'js>>().collect())?,
+            None if value.is_null() || value.is_undefined() => Vec::new(),
+            None => {
+                let text = self.scene.place(&format!("{at}: foreach needs a list"));
+                return Err(Raised::engine("script", "script", text));
+            }
+        };
+        items.reverse();
+        let Some(first) = items.pop() else { return Ok(Step::Goto(end)) };
+        if let Some(thread) = self.threads.get_mut(&id) {
+            thread.loops.push(items);
+            thread.variables.push(first);
+        }
+        Ok(Step::On)
+    }
+
+    fn next_round(&mut self, id: u32, body: usize) -> Step {
+        let Some(thread) = self.threads.get_mut(&id) else { return Step::On };
+        thread.variables.pop();
+        match thread.loops.last_mut().and_then(Vec::pop) {
+            Some(item) => {
+                thread.variables.push(item);
+                Step::Goto(body)
+            }
+            None => {
+                thread.loops.pop();
+                Step::On
+            }
+        }
+    }
+
+    fn fork(&mut self, id: u32, branches: &[usize], join: usize) -> Step {
+        let variables = self.variables(id);
+        let free = self.threads.keys().next_back().map_or(0, |last| last + 1);
+        for (branch, number) in branches.iter().zip(free..) {
+            self.threads.insert(number, Thread::new(Some(id), *branch, variables.clone()));
+        }
+        if branches.is_empty() {
+            return Step::Goto(join);
+        }
+        if let Some(thread) = self.threads.get_mut(&id) {
+            thread.at = join;
+            thread.wait = Some(Wait::Branches);
+        }
+        Step::Goto(join)
+    }
+
+    fn transform(
+        &mut self,
+        id: u32,
+        name: &str,
+        from: Option<usize>,
+        into: &Place,
+        at: &str,
+    ) -> Result<(), Raised> {
+        let source = match from {
+            Some(script) => self.value(id, script)?,
+            None => self.scene.request.clone(),
+        };
+        let made = self.scene.transform(name, &source, at)?;
+        let value = self.scene.made_value(made, at)?;
+        self.scene.assign(into, value, at)
+    }
+
+    // === Time ===
+
+    fn after(&self, milliseconds: u64) -> Timestamp {
+        let span = SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX));
+        self.scene.stage.job.now.saturating_add(span).unwrap_or(Timestamp::MAX)
+    }
+
+    fn start_timer(&mut self, at: Timestamp) -> u64 {
+        self.timers_made += 1;
+        self.scene.effects.push(Effect::Timer { timer: self.timers_made, at });
+        self.timers_made
+    }
+
+    fn delay(&mut self, until: Timestamp) -> Step {
+        if until <= self.scene.stage.job.now {
+            return Step::On;
+        }
+        Step::Wait(Wait::Timer(self.start_timer(until)))
+    }
+
+    /// The point in time that a value means: a date, milliseconds, a text; a text may also be a duration.
+    fn moment(&self, value: &Value<'js>, at: &str) -> Result<Timestamp, Raised> {
+        let milliseconds = match value.as_number() {
+            Some(number) => Some(number),
+            None => self.scene.guarded(at, || self.scene.helpers.time_of(value))?,
+        };
+        let text = match value.as_string() {
+            Some(text) => Some(self.scene.guarded(at, || text.to_string())?),
+            None => None,
+        };
+        let moment = match (milliseconds, text) {
+            (Some(milliseconds), _) => time::from_milliseconds(milliseconds),
+            (None, Some(text)) => match text.parse::<DurationText>() {
+                Ok(duration) => {
+                    Some(self.after(u64::try_from(duration.get().as_millis()).unwrap_or(u64::MAX)))
+                }
+                Err(_) => time::from_text(&text, self.scene.stage.engine.timezone()),
+            },
+            (None, None) => None,
+        };
+        let none = || Raised::engine("script", "script", self.scene.place(&format!("{at}: this is no time")));
+        moment.ok_or_else(none)
+    }
+
+    fn filled(&mut self, id: u32, pieces: &[Piece], at: &str) -> Result<String, Raised> {
+        let mut filled = String::new();
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => filled.push_str(text),
+                Piece::Script(script) => {
+                    let value = self.value(id, *script)?;
+                    let text = self.scene.guarded(at, || self.scene.helpers.text(&value))?;
+                    filled.push_str(&text);
+                }
+            }
+        }
+        Ok(filled)
+    }
+}

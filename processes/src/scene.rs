@@ -1,0 +1,492 @@
+//! What a job's scripts work on: `request`, `response`, `context` and `state` as JavaScript values, and the
+//! effects gathered so far. Routers and flows share it.
+
+use rquickjs::{Ctx, Object, Value};
+use septet_engine::body::Body;
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::process::{Effect, Job, Outgoing};
+use septet_engine::record::{FieldType, MessageTypes, Record, Undeclared};
+use septet_engine::vault::Vault;
+use septet_hl7::{Message, Path};
+use serde_json::Value as Json;
+
+use crate::closure::Closure;
+use crate::flow::definition::{Payload, Place};
+use crate::router::{Scripts, field};
+use crate::script::engine::{Engine, Loaded};
+use crate::script::hl7_value::{Origin, as_message, message_value, taken_apart};
+use crate::script::raised::Raised;
+use crate::script::values::{Helpers, StoredMessage};
+use crate::time;
+use crate::transform::{Source, TransformDef};
+
+/// `context` and `state` take at most this many bytes each.
+pub(crate) const MAX_KEPT: usize = 1 << 20;
+
+/// What stays the same while a lane runs a definition.
+pub(crate) struct Stage<'s> {
+    pub(crate) engine: &'s Engine,
+    pub(crate) loaded: &'s Loaded,
+    pub(crate) closure: &'s Closure,
+    pub(crate) types: &'s MessageTypes,
+    pub(crate) vault: &'s Vault,
+    pub(crate) job: &'s Job,
+}
+
+/// One job's values.
+pub(crate) struct Scene<'s, 'js> {
+    pub(crate) stage: &'s Stage<'s>,
+    pub(crate) cx: Ctx<'js>,
+    pub(crate) helpers: Helpers<'js>,
+    pub(crate) request: Value<'js>,
+    pub(crate) response: Value<'js>,
+    pub(crate) context: Value<'js>,
+    pub(crate) state: Value<'js>,
+    pub(crate) effects: Vec<Effect>,
+}
+
+/// What a transform made.
+pub(crate) enum Made {
+    Record(Record),
+    Hl7(Message),
+}
+
+impl<'s, 'js> Scene<'s, 'js> {
+    /// The scene of a job at its beginning; `context` is empty.
+    pub(crate) fn open(stage: &'s Stage<'s>, cx: &Ctx<'js>, state: Option<&[u8]>) -> Result<Self, Raised> {
+        let place = || stage.job.item.to_string();
+        let made = stage.engine.guarded(cx, None, || {
+            let helpers = stage.loaded.helpers(cx)?;
+            let request = helpers.body(cx, stage.job.request_body.as_ref(), Origin::Request)?;
+            let context = Object::new(cx.clone())?.into_value();
+            Ok((helpers, request, context))
+        });
+        let (helpers, request, context) = made.map_err(|stopped| stopped.raise(&place()))?;
+        let null = Value::new_null(cx.clone());
+        let mut scene = Scene {
+            stage,
+            cx: cx.clone(),
+            helpers,
+            request,
+            response: null.clone(),
+            context,
+            state: null,
+            effects: Vec::new(),
+        };
+        scene.state = scene.read_state(state)?;
+        Ok(scene)
+    }
+
+    // === Errors ===
+
+    /// A step's place in error texts, with the item's name.
+    pub(crate) fn place(&self, at: &str) -> String {
+        format!("{} {at}", self.stage.job.item)
+    }
+
+    /// Runs engine work that calls into JavaScript.
+    pub(crate) fn guarded<T>(
+        &self,
+        at: &str,
+        work: impl FnOnce() -> rquickjs::Result<T>,
+    ) -> Result<T, Raised> {
+        let done = self.stage.engine.guarded(&self.cx, None, work);
+        done.map_err(|stopped| stopped.raise(&self.place(at)))
+    }
+
+    // === State ===
+
+    fn read_state(&self, state: Option<&[u8]>) -> Result<Value<'js>, Raised> {
+        let text = state.and_then(|bytes| std::str::from_utf8(bytes).ok());
+        let Some(text) = text.filter(|_| self.stage.closure.uses_state) else {
+            return self.guarded("state", || Ok(Object::new(self.cx.clone())?.into_value()));
+        };
+        let wrapped: Option<WithMessages> =
+            if text.starts_with(WITH_MESSAGES) { serde_json::from_str(text).ok() } else { None };
+        match wrapped {
+            None => self.guarded("state", || self.helpers.kept_value(text)),
+            Some(wrapped) => {
+                self.restoring(&wrapped.messages, None);
+                let json = wrapped.value.to_string();
+                self.guarded("state", || self.helpers.kept_value(&json))
+            }
+        }
+    }
+
+    /// The state as it is to be stored, when the definition uses it.
+    pub(crate) fn written_state(&self) -> Result<Option<Vec<u8>>, Raised> {
+        if !self.stage.closure.uses_state {
+            return Ok(None);
+        }
+        self.restoring(&[], None);
+        let json = self.guarded("state", || self.helpers.kept_json(self.state.clone()))?;
+        let messages = self.kept_messages();
+        let text = if messages.is_empty() {
+            json
+        } else {
+            let value = serde_json::from_str(&json).unwrap_or_default();
+            serde_json::to_string(&WithMessages { messages, value }).unwrap_or_default()
+        };
+        if text.len() > MAX_KEPT {
+            return Err(Raised::engine("script", "size", self.place("state is larger than 1 MiB")));
+        }
+        Ok(Some(text.into_bytes()))
+    }
+
+    /// Sets what kept values may refer to from here on.
+    pub(crate) fn restoring(&self, messages: &[StoredMessage], request: Option<Message>) {
+        let keeper = &mut self.stage.engine.shared.job.borrow_mut().keeper;
+        keeper.request = request;
+        keeper.messages = messages.iter().filter_map(StoredMessage::restore).collect();
+    }
+
+    /// The messages that kept values refer to.
+    pub(crate) fn kept_messages(&self) -> Vec<StoredMessage> {
+        let job = self.stage.engine.shared.job.borrow();
+        job.keeper.messages.iter().map(StoredMessage::new).collect()
+    }
+
+    /// The request's message, when it is HL7.
+    pub(crate) fn request_message(&self) -> Option<Message> {
+        self.stage.job.request_body.as_ref().and_then(Body::as_hl7).cloned()
+    }
+
+    // === Scripts ===
+
+    /// The value of a script; `variables` are those of the steps around it. What it logged becomes events.
+    pub(crate) fn script(&mut self, index: usize, variables: &[Value<'js>]) -> Result<Value<'js>, Raised> {
+        self.run(index, None, variables)
+    }
+
+    fn run(
+        &mut self,
+        index: usize,
+        transform: Option<(&Value<'js>, &Value<'js>)>,
+        variables: &[Value<'js>],
+    ) -> Result<Value<'js>, Raised> {
+        let Some(script) = self.stage.closure.scripts.get(index) else {
+            return Err(Raised::engine("script", "definition", self.place("no such script")));
+        };
+        let mut arguments =
+            vec![self.request.clone(), self.response.clone(), self.context.clone(), self.state.clone()];
+        if let Some((source, target)) = transform {
+            arguments.extend([source.clone(), target.clone()]);
+        }
+        arguments.extend_from_slice(variables);
+        let value = self.stage.loaded.call(self.stage.engine, &self.cx, (script, index), arguments);
+        self.collect_log(&script.place);
+        value.map_err(|stopped| stopped.raise(&self.place(&script.place)))
+    }
+
+    fn collect_log(&mut self, at: &str) {
+        let log = std::mem::take(&mut self.stage.engine.shared.job.borrow_mut().log);
+        for text in log {
+            let event = NewEvent::new(Level::Info, "trace", format!("log in {at}")).detail(text);
+            self.effects.push(Effect::Event(event));
+        }
+    }
+
+    /// Whether JavaScript takes a value for true.
+    pub(crate) fn truth(&self, value: &Value<'js>, at: &str) -> Result<bool, Raised> {
+        self.guarded(at, || value.get::<rquickjs::Coerced<bool>>().map(|truth| truth.0))
+    }
+
+    /// Sets `context.…` or `state.…`.
+    pub(crate) fn assign(&self, into: &Place, value: Value<'js>, at: &str) -> Result<(), Raised> {
+        let root = if into.state { &self.state } else { &self.context };
+        // What came in is read-only; a copy of the handle in `context` would be too, which is right.
+        self.guarded(at, || self.helpers.merge(root, &into.keys, value))
+    }
+
+    // === Messages ===
+
+    /// The body to send for a call, a send or a reply.
+    pub(crate) fn outgoing(
+        &mut self,
+        payload: &Payload,
+        variables: &[Value<'js>],
+        at: &str,
+    ) -> Result<Outgoing, Raised> {
+        match (&payload.message, payload.with) {
+            (None, None) if self.stage.job.request_body.is_none() => {
+                let text = self.place(&format!("{at}: the request has no body to send"));
+                Err(Raised::engine("message", "message", text))
+            }
+            (None, None) => Ok(Outgoing::Request),
+            (None, Some(with)) => {
+                let value = self.script(with, variables)?;
+                let none = || self.place(&format!("{at}: with gives nothing to send"));
+                self.body_of(&value, at)?.ok_or_else(|| Raised::engine("message", "message", none()))
+            }
+            (Some(name), with) => {
+                let fields = match with {
+                    Some(with) => {
+                        let value = self.script(with, variables)?;
+                        self.guarded(at, || self.helpers.to_json(value))?.unwrap_or(Json::Null)
+                    }
+                    None => Json::Object(serde_json::Map::new()),
+                };
+                self.record(name, fields, at).map(|record| Outgoing::New(Body::record(record)))
+            }
+        }
+    }
+
+    fn record(&self, name: &str, fields: Json, at: &str) -> Result<Record, Raised> {
+        let made = self.stage.types.create(name, fields, Undeclared::Refuse, self.stage.vault);
+        made.map_err(|error| Raised::message(&self.place(at), &error))
+    }
+
+    /// A value as a body: HL7, text, or JSON; none for nothing.
+    pub(crate) fn body_of(&self, value: &Value<'js>, at: &str) -> Result<Option<Outgoing>, Raised> {
+        if value.is_null() || value.is_undefined() {
+            return Ok(None);
+        }
+        if let Some((message, origin)) = as_message(value) {
+            return Ok(Some(match origin {
+                Origin::Request => Outgoing::Request,
+                Origin::Own => Outgoing::New(Body::hl7(message)),
+            }));
+        }
+        if let Some(text) = value.as_string() {
+            let text = self.guarded(at, || text.to_string())?;
+            return Ok(Some(Outgoing::New(Body::text("Text", text))));
+        }
+        if value.as_object().is_some() && *value == self.request {
+            return Ok(Some(Outgoing::Request));
+        }
+        let json = self.guarded(at, || self.helpers.to_json(value.clone()))?;
+        Ok(json.map(|json| Outgoing::New(Body::record(Record::untyped("Json", json)))))
+    }
+
+    /// What a transform made, as a value.
+    pub(crate) fn made_value(&self, made: Made, at: &str) -> Result<Value<'js>, Raised> {
+        self.guarded(at, || match made {
+            Made::Record(record) => self.helpers.from_json(&record.fields),
+            Made::Hl7(message) => message_value(&self.cx, message, Origin::Own, true),
+        })
+    }
+
+    // === Transforms ===
+
+    /// Runs a named transform on `source`.
+    pub(crate) fn transform(&mut self, name: &str, source: &Value<'js>, at: &str) -> Result<Made, Raised> {
+        let closure = self.stage.closure;
+        let Some(transform) = closure.transforms.get(name) else {
+            return Err(Raised::engine(
+                "transform",
+                "definition",
+                self.place(&format!("{at}: no transform {name}")),
+            ));
+        };
+        let place = format!("{at}, transform {name}");
+        self.transformed(transform, source, &place).map_err(Raised::in_transform)
+    }
+
+    fn transformed(
+        &mut self,
+        transform: &TransformDef,
+        source: &Value<'js>,
+        at: &str,
+    ) -> Result<Made, Raised> {
+        let message = taken_apart(source).map(|kept| kept.message);
+        let target = match (&transform.to, &message) {
+            (Some(_), _) => self.guarded(at, || Ok(Object::new(self.cx.clone())?.into_value()))?,
+            (None, Some(message)) => {
+                let copy = message.clone();
+                self.guarded(at, || message_value(&self.cx, copy, Origin::Own, true))?
+            }
+            (None, None) => {
+                let text =
+                    self.place(&format!("{at}: without a type it makes HL7 of HL7, and this is not HL7"));
+                return Err(Raised::engine("transform", "transform", text));
+            }
+        };
+        for (field, from) in &transform.set {
+            self.set(transform, (source, message.as_ref()), &target, field, from, at)?;
+        }
+        let mut result = target.clone();
+        if let Some(code) = transform.code {
+            let value = self.run(code, Some((source, &target)), &[])?;
+            if value.is_object() {
+                result = value;
+            }
+        }
+        match &transform.to {
+            Some(to) => {
+                let fields = self.guarded(at, || self.helpers.to_json(result))?.unwrap_or(Json::Null);
+                self.record(to, fields, at)
+                    .map(Made::Record)
+                    .map_err(|raised| raised.also("message"))
+                    .map_err(as_transform)
+            }
+            None => match as_message(&result) {
+                Some((message, _)) => Ok(Made::Hl7(message)),
+                None => {
+                    let text = self.place(&format!("{at}: target is no HL7 message any more"));
+                    Err(Raised::engine("transform", "transform", text))
+                }
+            },
+        }
+    }
+
+    /// One entry of `set`.
+    fn set(
+        &mut self,
+        transform: &TransformDef,
+        (source, message): (&Value<'js>, Option<&Message>),
+        target: &Value<'js>,
+        field_name: &str,
+        from: &Source,
+        at: &str,
+    ) -> Result<(), Raised> {
+        let at = &format!("{at}, set {field_name}");
+        let Some(to) = &transform.to else {
+            return self.set_hl7((source, message), target, field_name, from, at);
+        };
+        let value = match from {
+            Source::Constant(value) => self.guarded(at, || self.helpers.from_json(value))?,
+            Source::Expression(script) => self.run(*script, Some((source, target)), &[])?,
+            Source::Path(path) => {
+                let kind = self.stage.types.get(to).and_then(|declared| {
+                    declared.fields.iter().find(|(name, _)| name == field_name).map(|(_, field)| field.kind)
+                });
+                match self.at_path((source, message), path, kind, at)? {
+                    Some(json) => self.guarded(at, || self.helpers.from_json(&json))?,
+                    None => return Ok(()),
+                }
+            }
+        };
+        if value.is_undefined() {
+            return Ok(());
+        }
+        let keys: Vec<String> = field_name.split('.').map(str::to_owned).collect();
+        self.guarded(at, || self.helpers.merge(target, &keys, value))
+    }
+
+    /// What stands at a path of the source; nothing where there is nothing.
+    fn at_path(
+        &self,
+        (source, message): (&Value<'js>, Option<&Message>),
+        path: &str,
+        kind: Option<FieldType>,
+        at: &str,
+    ) -> Result<Option<Json>, Raised> {
+        let Some(message) = message else {
+            let json = self.guarded(at, || self.helpers.to_json(source.clone()))?;
+            return Ok(json.and_then(|json| field(&json, path).cloned()));
+        };
+        let Ok(path) = path.parse::<Path>() else {
+            let text = self.place(&format!("{at}: {path} is no HL7 path, and the source is HL7"));
+            return Err(Raised::engine("transform", "transform", text));
+        };
+        let timezone = self.stage.engine.timezone();
+        if path.is_multiple() {
+            let values =
+                message.every(&path).into_iter().map(|text| typed(kind_of_items(kind), text, timezone));
+            return Ok(Some(Json::Array(values.collect())));
+        }
+        if !message.exists(&path) {
+            return Ok(None);
+        }
+        Ok(Some(typed(kind, message.get(&path), timezone)))
+    }
+
+    fn set_hl7(
+        &mut self,
+        (source, message): (&Value<'js>, Option<&Message>),
+        target: &Value<'js>,
+        path: &str,
+        from: &Source,
+        at: &str,
+    ) -> Result<(), Raised> {
+        let (method, value) = match from {
+            // Components and subcomponents come along as they are encoded.
+            Source::Path(from) => {
+                let raw =
+                    message.zip(from.parse::<Path>().ok()).map(|(message, from)| message.raw_text(&from));
+                let Some(raw) = raw else {
+                    let text = self.place(&format!("{at}: {from} is no HL7 path"));
+                    return Err(Raised::engine("transform", "transform", text));
+                };
+                ("setRaw", self.guarded(at, || self.js_text(&raw))?)
+            }
+            Source::Constant(Json::String(text)) => ("set", self.guarded(at, || self.js_text(text))?),
+            Source::Constant(value) => ("set", self.guarded(at, || self.js_text(&value.to_string()))?),
+            Source::Expression(script) => ("set", self.run(*script, Some((source, target)), &[])?),
+        };
+        let place = self.guarded(at, || self.js_text(path))?;
+        self.guarded(at, || {
+            let object = target.as_object().ok_or_else(|| rquickjs::Error::new_from_js("value", "HL7"))?;
+            let set: rquickjs::Function<'js> = object.get(method)?;
+            set.call((rquickjs::function::This(object.clone()), place, value))
+        })
+    }
+
+    fn js_text(&self, text: &str) -> rquickjs::Result<Value<'js>> {
+        rquickjs::String::from_str(self.cx.clone(), text).map(rquickjs::String::into_value)
+    }
+}
+
+/// A missing or mistyped field of what a transform makes is the transform's fault, and the message's.
+fn as_transform(raised: Raised) -> Raised {
+    let fault =
+        septet_engine::fault::Fault { name: "transform".into(), code: "transform".into(), ..raised.fault };
+    Raised { fault, also: raised.also }.also("message")
+}
+
+fn kind_of_items(kind: Option<FieldType>) -> Option<FieldType> {
+    kind.filter(|kind| !matches!(kind, FieldType::List))
+}
+
+/// HL7 text as a value of a field's type, where it reads as one; checking comes later.
+fn typed(kind: Option<FieldType>, text: String, timezone: &jiff::tz::TimeZone) -> Json {
+    let trimmed = text.trim();
+    match kind {
+        Some(FieldType::Integer) => trimmed.parse::<i64>().map_or(Json::String(text), Json::from),
+        Some(FieldType::Number) => {
+            let whole = trimmed.parse::<i64>().ok().map(Json::from);
+            let number =
+                || trimmed.parse::<f64>().ok().and_then(serde_json::Number::from_f64).map(Json::Number);
+            whole.or_else(number).unwrap_or(Json::String(text))
+        }
+        Some(FieldType::Datetime) => match time::from_text(trimmed, timezone) {
+            Some(moment) => Json::String(moment.to_string()),
+            None => Json::String(text),
+        },
+        Some(FieldType::Boolean) => match trimmed {
+            "true" | "Y" | "1" => Json::Bool(true),
+            "false" | "N" | "0" => Json::Bool(false),
+            _ => Json::String(text),
+        },
+        _ => Json::String(text),
+    }
+}
+
+const WITH_MESSAGES: &str = "{\"$messages\":";
+
+/// Kept JSON that refers to messages, and these.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct WithMessages {
+    #[serde(rename = "$messages")]
+    messages: Vec<StoredMessage>,
+    #[serde(rename = "$value")]
+    value: Json,
+}
+
+/// A router's scripts on a scene.
+pub(crate) struct SceneScripts<'a, 's, 'js>(pub(crate) &'a mut Scene<'s, 'js>);
+
+impl Scripts for SceneScripts<'_, '_, '_> {
+    fn holds(&mut self, script: usize) -> Result<bool, Raised> {
+        let value = self.0.script(script, &[])?;
+        self.0.truth(&value, "if")
+    }
+
+    fn transform(&mut self, name: &str) -> Result<Outgoing, Raised> {
+        let source = self.0.request.clone();
+        Ok(Outgoing::New(match self.0.transform(name, &source, "rule")? {
+            Made::Record(record) => Body::record(record),
+            Made::Hl7(message) => Body::hl7(message),
+        }))
+    }
+}

@@ -1,0 +1,138 @@
+//! Named transforms (`[transforms.NAME]`): from a message to a typed message, or from HL7 to HL7, where the
+//! target starts as a copy of the source. `set` fills fields in file order, `code` comes after, and what
+//! comes out is checked against its type.
+
+use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::settings::{SetValue, Transform};
+use septet_engine::record::{FieldType, MessageType};
+use septet_hl7::Path;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use crate::check::{field_path, script_problem};
+use crate::script::ScriptKind;
+
+/// A transform of a stored definition.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TransformDef {
+    /// The type it makes; none for HL7 to HL7.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) to: Option<String>,
+    /// In file order: the target's path or field, and what it gets.
+    pub(crate) set: Vec<(String, Source)>,
+    /// The script of `code`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) code: Option<usize>,
+}
+
+/// What a field is set to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Source {
+    /// What stands at a path or field of the source.
+    Path(String),
+    /// Always this.
+    Constant(Json),
+    /// The value of a script.
+    Expression(usize),
+}
+
+impl TransformDef {
+    /// From the settings; `script` takes a script and gives its number.
+    pub(crate) fn new(
+        name: &str,
+        transform: &Transform,
+        script: &mut dyn FnMut(ScriptKind, &str, String) -> usize,
+    ) -> Self {
+        let set = transform.set.iter().map(|(target, value)| {
+            let source = match value {
+                SetValue::Path(path) => Source::Path(path.clone()),
+                SetValue::Constant(value) => Source::Constant(value.clone()),
+                SetValue::Expression(code) => {
+                    let place = format!("transform {name}, set {target}");
+                    Source::Expression(script(ScriptKind::Expression, code, place))
+                }
+            };
+            (target.clone(), source)
+        });
+        let set = set.collect();
+        let place = || format!("transform {name}, code");
+        let code = transform.code.as_deref().map(|code| script(ScriptKind::Transform, code, place()));
+        TransformDef { to: transform.to.clone(), set, code }
+    }
+}
+
+/// Checks one `[transforms.NAME]`: its type, its paths and fields, its scripts.
+pub fn check_transform(build: &mut Build<'_>, _name: &str, transform: &Transform) {
+    let names = build.names;
+    let declared = match &transform.to {
+        Some(to) if build.message_type(&["to".into()], to) => names.types.get(to),
+        _ => None,
+    };
+    for (target, value) in &transform.set {
+        let at = [At::Key("set"), At::Key(target)];
+        match (&transform.to, declared) {
+            (None, _) => check_target_path(build, &at, target),
+            (Some(_), Some(declared)) => check_target_field(build, &at, target, declared),
+            (Some(_), None) => {}
+        }
+        match value {
+            SetValue::Path(path) => check_source(build, &at, path),
+            SetValue::Constant(_) => {}
+            SetValue::Expression(code) => {
+                let at = [At::Key("set"), At::Key(target), At::Key("expr")];
+                script_problem(build, &at, ScriptKind::Expression, code);
+            }
+        }
+    }
+    if let Some(code) = &transform.code {
+        script_problem(build, &["code".into()], ScriptKind::Transform, code);
+    }
+    if transform.set.is_empty() && transform.code.is_none() && transform.to.is_some() {
+        build.error("S0312", &[], "this transform sets nothing: it has neither set nor code", None);
+    }
+}
+
+fn check_target_path(build: &mut Build<'_>, at: &[At<'_>], target: &str) {
+    match target.parse::<Path>() {
+        Err(error) => build.error("S0310", at, error.to_string(), None),
+        Ok(path) if !path.groups().is_empty() => group_path(build, at),
+        Ok(path) if path.field().is_none() => {
+            let text = format!("{target} is a whole segment; set takes fields, as in {target}-1");
+            build.error("S0310", at, text, None);
+        }
+        Ok(_) => {}
+    }
+}
+
+fn check_target_field(build: &mut Build<'_>, at: &[At<'_>], target: &str, declared: &MessageType) {
+    let (first, below) = target.split_once('.').unwrap_or((target, ""));
+    let Some((_, field)) = declared.fields.iter().find(|(name, _)| name == first) else {
+        let suggestion = did_you_mean(first, declared.fields.iter().map(|(name, _)| name.as_str()));
+        build.error("S0311", at, format!("{} has no field {first}", declared.name), suggestion);
+        return;
+    };
+    if !below.is_empty() && !matches!(field.kind, FieldType::Object | FieldType::Any) {
+        let text =
+            format!("{}.{first} is a {}: nothing can be set below it", declared.name, field.kind.name());
+        build.error("S0311", at, text, None);
+    }
+}
+
+fn check_source(build: &mut Build<'_>, at: &[At<'_>], path: &str) {
+    match path.parse::<Path>() {
+        Ok(path) if !path.groups().is_empty() => group_path(build, at),
+        Ok(_) => {}
+        Err(_) if field_path(path) => {}
+        Err(error) => {
+            let suggestion =
+                "set takes a path; a constant is { value = \"…\" }, an expression { expr = \"…\" }";
+            build.error("S0310", at, error.to_string(), Some(suggestion.into()));
+        }
+    }
+}
+
+pub(crate) fn group_path(build: &mut Build<'_>, at: &[At<'_>]) {
+    let text = "paths through groups need the message's structure, which is not known here";
+    build.error("S0310", at, text, Some("write the segment alone, for example OBX[2]-5".into()));
+}
