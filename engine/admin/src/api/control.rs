@@ -1,0 +1,328 @@
+//! What operators do with messages: resend, resume, discard, replay, purge.
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use septet_engine::body::{Body, Format};
+use septet_engine::header::{Header, Status};
+use septet_engine::id::MessageId;
+use septet_engine::record::{Record, Undeclared};
+use septet_engine::store::MessageFilter;
+use septet_engine::vault::MASK;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::api::Who;
+use crate::api::messages::{header, json};
+use crate::query::{MessageQuery, pairs_of};
+use crate::view::HeaderView;
+use crate::{Context, Problem};
+
+/// A resent message.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ResentView {
+    id: u64,
+    session: u64,
+    resent_from: u64,
+}
+
+/// A new request over the stored (or an edited) body: same session, same source, new id.
+#[utoipa::path(post, path = "/api/v1/messages/{id}/resend", params(("id" = u64, Path)), request_body = Object, responses(
+    (status = 201, body = ResentView), (status = 404, body = Problem), (status = 409, body = Problem)
+))]
+pub(crate) async fn resend(
+    State(context): State<Context>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<ResentView>), Problem> {
+    let options = json(&body)?;
+    only(&options, &["target", "body"])?;
+    let header = header(&context, &id)?;
+    let target = text(&options, "target")?;
+    let body = match options.get("body") {
+        None | Some(Value::Null) => None,
+        Some(edited) => Some(edited_body(&context, &header, edited).await?),
+    };
+    let resent = context.parts.engine.resend(header.id, target, body, who.name.as_deref()).await?;
+    let view = ResentView { id: resent.id.0, session: resent.session.0, resent_from: resent.resent_from.0 };
+    Ok((StatusCode::CREATED, Json(view)))
+}
+
+/// The edited body as a body of the original's kind.
+async fn edited_body(context: &Context, header: &Header, edited: &Value) -> Result<Body, Problem> {
+    only(edited, &["text", "base64"])?;
+    let bytes = match (text(edited, "text")?, text(edited, "base64")?) {
+        (Some(text), None) => text.as_bytes().to_vec(),
+        (None, Some(encoded)) => {
+            STANDARD.decode(encoded).map_err(|_| Problem::bad_request("body.base64 is not base64"))?
+        }
+        _ => return Err(Problem::bad_request("body takes either text or base64")),
+    };
+    let engine = &context.parts.engine;
+    let original = match header.body_id {
+        Some(body) => engine.store().body(body).await?,
+        None => Body::new(&header.type_name, septet_engine::body::BINARY, None, Bytes::new()),
+    };
+    match original.format() {
+        Format::Record => {
+            let fields: Value = serde_json::from_slice(&bytes)
+                .map_err(|_| Problem::bad_request("this message is a record: its body must be JSON"))?;
+            let stored = original.as_record().map(|record| record.fields.clone()).unwrap_or(Value::Null);
+            let fields = unmask(fields, &stored);
+            let plan = engine.plan();
+            if plan.types.get(original.type_name()).is_none() {
+                return Ok(Body::record(Record::untyped(original.type_name(), fields)));
+            }
+            let record =
+                plan.types.create(original.type_name(), fields, Undeclared::Refuse, engine.store().vault());
+            record.map(Body::record).map_err(|error| Problem::bad_request(error.to_string()))
+        }
+        Format::Hl7 => {
+            let message = septet_hl7::Message::parse(Bytes::from(bytes))
+                .map_err(|error| Problem::bad_request(format!("this message is HL7: {error}")))?;
+            Ok(Body::hl7(message))
+        }
+        Format::Text | Format::Binary => Ok(Body::new(
+            original.type_name(),
+            original.content_type(),
+            original.charset(),
+            Bytes::from(bytes),
+        )),
+    }
+}
+
+/// Puts the stored secret back wherever the edited record still says `•••`.
+fn unmask(edited: Value, stored: &Value) -> Value {
+    match (edited, stored) {
+        (Value::String(text), stored)
+            if text == MASK && septet_engine::vault::sealed_text(stored).is_some() =>
+        {
+            stored.clone()
+        }
+        (Value::Object(fields), Value::Object(old)) => {
+            let back = |(name, value): (String, Value)| {
+                let value = unmask(value, old.get(&name).unwrap_or(&Value::Null));
+                (name, value)
+            };
+            Value::Object(fields.into_iter().map(back).collect())
+        }
+        (Value::Array(items), Value::Array(old)) => {
+            let back = |(n, value)| unmask(value, old.get(n).unwrap_or(&Value::Null));
+            Value::Array(items.into_iter().enumerate().map(back).collect())
+        }
+        (edited, _) => edited,
+    }
+}
+
+/// A suspended message goes back to its place in the queue.
+#[utoipa::path(post, path = "/api/v1/messages/{id}/resume", params(("id" = u64, Path)), responses(
+    (status = 200, body = HeaderView), (status = 404, body = Problem), (status = 409, body = Problem)
+))]
+pub(crate) async fn resume(
+    State(context): State<Context>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+) -> Result<Json<HeaderView>, Problem> {
+    let found = header(&context, &id)?;
+    context.parts.engine.resume(found.id, who.name.as_deref()).await?;
+    Ok(Json(HeaderView::new(&header(&context, &id)?, false)))
+}
+
+/// A suspended or queued message will not be processed any more.
+#[utoipa::path(post, path = "/api/v1/messages/{id}/discard", params(("id" = u64, Path)), responses(
+    (status = 200, body = HeaderView), (status = 404, body = Problem), (status = 409, body = Problem)
+))]
+pub(crate) async fn discard(
+    State(context): State<Context>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+) -> Result<Json<HeaderView>, Problem> {
+    let found = header(&context, &id)?;
+    context.parts.engine.discard(found.id, who.name.as_deref()).await?;
+    Ok(Json(HeaderView::new(&header(&context, &id)?, false)))
+}
+
+/// What a bulk action did, or would do.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BulkView {
+    /// How many suspended messages the filter selects.
+    selected: u64,
+    /// How many were resumed or discarded; 0 in a dry run.
+    done: u64,
+    /// Those that could not be, and why.
+    failed: Vec<Blocked>,
+}
+
+/// A message that something could not be done with.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Blocked {
+    id: u64,
+    reason: String,
+}
+
+/// Resumes every suspended message that a filter selects, oldest first.
+#[utoipa::path(post, path = "/api/v1/messages/resume", request_body = Object, responses((status = 200, body = BulkView)))]
+pub(crate) async fn resume_many(
+    State(context): State<Context>,
+    Extension(who): Who,
+    body: Bytes,
+) -> Result<Json<BulkView>, Problem> {
+    bulk(&context, who.name.as_deref(), &body, true).await
+}
+
+/// Discards every suspended message that a filter selects.
+#[utoipa::path(post, path = "/api/v1/messages/discard", request_body = Object, responses((status = 200, body = BulkView)))]
+pub(crate) async fn discard_many(
+    State(context): State<Context>,
+    Extension(who): Who,
+    body: Bytes,
+) -> Result<Json<BulkView>, Problem> {
+    bulk(&context, who.name.as_deref(), &body, false).await
+}
+
+async fn bulk(
+    context: &Context,
+    who: Option<&str>,
+    body: &[u8],
+    resume: bool,
+) -> Result<Json<BulkView>, Problem> {
+    let options = json(body)?;
+    only(&options, &["filter", "dry_run"])?;
+    let mut filter = filter(context, who, &options)?;
+    filter.status = vec![Status::Suspended];
+    let engine = &context.parts.engine;
+    let mut ids: Vec<MessageId> = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = engine.store().search(&filter, cursor, 1000).await?;
+        ids.extend(page.entries.iter().map(|header| header.id));
+        match page.next {
+            Some(next) => cursor = Some(next),
+            None => break,
+        }
+    }
+    ids.reverse();
+    let mut view = BulkView { selected: ids.len() as u64, done: 0, failed: Vec::new() };
+    if dry_run(&options)? {
+        return Ok(Json(view));
+    }
+    for id in ids {
+        let outcome = if resume { engine.resume(id, who).await } else { engine.discard(id, who).await };
+        match outcome {
+            Ok(()) => view.done += 1,
+            Err(error) => view.failed.push(Blocked { id: id.0, reason: error.to_string() }),
+        }
+    }
+    Ok(Json(view))
+}
+
+/// What a replay does, or would do.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ReplayView {
+    selected: u64,
+    replayable: u64,
+    blocked: Vec<Blocked>,
+    started: bool,
+}
+
+/// Resends every request that a filter selects, oldest first; with `dry_run` only says what would be.
+#[utoipa::path(post, path = "/api/v1/replay", request_body = Object, responses(
+    (status = 200, body = ReplayView), (status = 400, body = Problem)
+))]
+pub(crate) async fn replay(
+    State(context): State<Context>,
+    Extension(who): Who,
+    body: Bytes,
+) -> Result<Json<ReplayView>, Problem> {
+    let options = json(&body)?;
+    only(&options, &["filter", "target", "dry_run"])?;
+    let filter = filter(&context, who.name.as_deref(), &options)?;
+    let target = text(&options, "target")?;
+    let dry_run = dry_run(&options)?;
+    let report = context.parts.engine.replay(&filter, target, dry_run, who.name.as_deref()).await?;
+    Ok(Json(ReplayView {
+        selected: report.selected,
+        replayable: report.replayable,
+        blocked: report.blocked.into_iter().map(|(id, reason)| Blocked { id: id.0, reason }).collect(),
+        started: report.started,
+    }))
+}
+
+/// Purge is not available in this version.
+#[utoipa::path(post, path = "/api/v1/purge", request_body = Object, responses((status = 501, body = Problem)))]
+pub(crate) async fn purge() -> Problem {
+    Problem::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "this version keeps everything; purge comes with the next store",
+    )
+}
+
+fn filter(context: &Context, who: Option<&str>, options: &Value) -> Result<MessageFilter, Problem> {
+    let Some(filter) = options.get("filter") else {
+        return Err(Problem::bad_request("filter is missing; {} selects everything"));
+    };
+    let query = MessageQuery::new(pairs_of(filter)?)?;
+    if query.touches_keys() {
+        context.audit.searched(who, &query.filter.keys);
+    }
+    Ok(query.filter)
+}
+
+fn dry_run(options: &Value) -> Result<bool, Problem> {
+    match options.get("dry_run") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(flag)) => Ok(*flag),
+        Some(_) => Err(Problem::bad_request("dry_run must be true or false")),
+    }
+}
+
+fn text<'a>(options: &'a Value, name: &str) -> Result<Option<&'a str>, Problem> {
+    match options.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(Problem::bad_request(format!("{name} must be a text"))),
+    }
+}
+
+/// Refuses keys nobody knows: a mistyped `dry_run` must not start a replay.
+fn only(options: &Value, known: &[&str]) -> Result<(), Problem> {
+    let Value::Object(fields) = options else {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    };
+    match fields.keys().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => {
+            Err(Problem::bad_request(format!("there is no {name} here; there are {}", known.join(", "))))
+        }
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use septet_engine::record::map_sealed;
+    use serde_json::json;
+
+    #[test]
+    fn an_unchanged_mask_keeps_the_stored_secret() {
+        let sealed = json!({ "$sealed": "abc" });
+        let stored = json!({ "token": sealed, "list": [{ "pin": sealed }], "note": "•••" });
+        let edited = json!({ "token": "•••", "list": [{ "pin": "•••" }], "note": "•••", "more": 1 });
+        let back = unmask(edited, &stored);
+        assert_eq!(back, json!({ "token": sealed, "list": [{ "pin": sealed }], "note": "•••", "more": 1 }));
+        assert_eq!(unmask(json!({ "token": "new" }), &stored), json!({ "token": "new" }));
+        let masked = map_sealed(&stored, &mut |_| Ok::<_, ()>(Value::from(MASK))).unwrap();
+        assert_eq!(unmask(masked, &stored), stored);
+    }
+
+    #[test]
+    fn a_mistyped_option_is_refused() {
+        assert!(only(&json!({ "dryrun": true }), &["filter", "dry_run"]).is_err());
+        assert!(dry_run(&json!({ "dry_run": "yes" })).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! The event log.
+
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use septet_engine::director::Engine;
+use septet_engine::event::Level;
+use septet_engine::id::{EventId, SessionId};
+use septet_engine::store::EventFilter;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::Problem;
+use crate::query::{limit, number, pairs, unknown_parameter};
+use crate::view::EventView;
+
+/// A page of events, newest first. `detail` is null here; the trace shows it.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct EventList {
+    events: Vec<EventView>,
+    next: Option<u64>,
+}
+
+/// Events, newest first.
+#[utoipa::path(get, path = "/api/v1/events", params(
+    ("item" = Option<String>, Query), ("level" = Option<String>, Query), ("kind" = Option<String>, Query),
+    ("session" = Option<u64>, Query), ("limit" = Option<u64>, Query), ("cursor" = Option<u64>, Query)
+), responses((status = 200, body = EventList), (status = 400, body = Problem)))]
+pub(crate) async fn list(
+    State(engine): State<Engine>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<EventList>, Problem> {
+    let mut filter = EventFilter::default();
+    let mut most = 100;
+    let mut cursor = None;
+    for (name, value) in pairs(query.as_deref()) {
+        match name.as_str() {
+            "item" => filter.item = Some(value),
+            "level" => {
+                filter.level = Some(match value.as_str() {
+                    "info" => Level::Info,
+                    "warning" => Level::Warning,
+                    "error" => Level::Error,
+                    _ => return Err(Problem::bad_request("level takes info, warning, error")),
+                });
+            }
+            "kind" => filter.kind = Some(value),
+            "session" => filter.session = Some(SessionId(number(&name, &value)?)),
+            "limit" => most = limit(&name, &value)?,
+            "cursor" => cursor = Some(EventId(number(&name, &value)?)),
+            other => {
+                return Err(unknown_parameter(
+                    other,
+                    &["item", "level", "kind", "session", "limit", "cursor"],
+                ));
+            }
+        }
+    }
+    let page = engine.store().events(&filter, cursor, most);
+    Ok(Json(EventList {
+        events: page.entries.iter().map(|event| EventView::new(event, false)).collect(),
+        next: page.next,
+    }))
+}

@@ -1,0 +1,147 @@
+//! Messages: lists and single ones.
+
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::{Extension, Json};
+use septet_engine::body::Format;
+use septet_engine::header::Header;
+use septet_engine::id::MessageId;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::api::{Who, id};
+use crate::query::{MessageQuery, pairs, pairs_of};
+use crate::view::{BodyView, HeaderView};
+use crate::{Context, Problem};
+
+/// A page of headers, newest first.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MessageList {
+    messages: Vec<HeaderView>,
+    /// Give it as `cursor` for the next page; null at the end.
+    next: Option<u64>,
+    /// How far the list may be behind; 0 means that everything committed before the request is in it.
+    index_lag_ms: u64,
+}
+
+/// One header with its body.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct MessageView {
+    #[serde(flatten)]
+    header: HeaderView,
+    body: Option<BodyView>,
+}
+
+/// Messages, newest first.
+#[utoipa::path(get, path = "/api/v1/messages", params(
+    ("session" = Option<u64>, Query), ("source" = Option<String>, Query), ("target" = Option<String>, Query),
+    ("status" = Option<String>, Query, description = "several separated by commas"),
+    ("type" = Option<String>, Query), ("control_id" = Option<String>, Query), ("kind" = Option<String>, Query),
+    ("key.NAME" = Option<String>, Query, description = "equality after normalisation and case folding"),
+    ("from" = Option<String>, Query, description = "inclusive"), ("to" = Option<String>, Query, description = "exclusive"),
+    ("q" = Option<String>, Query, description = "text in the stored body"), ("limit" = Option<u64>, Query),
+    ("cursor" = Option<u64>, Query), ("keys" = Option<bool>, Query)
+), responses((status = 200, body = MessageList), (status = 400, body = Problem)))]
+pub(crate) async fn list(
+    State(context): State<Context>,
+    Extension(who): Who,
+    RawQuery(query): RawQuery,
+) -> Result<Json<MessageList>, Problem> {
+    find(&context, who.name.as_deref(), MessageQuery::new(pairs(query.as_deref()))?).await
+}
+
+/// The same with the filters in the body, so that keys stay out of URLs.
+#[utoipa::path(post, path = "/api/v1/messages/search", request_body = Object, responses(
+    (status = 200, body = MessageList), (status = 400, body = Problem)
+))]
+pub(crate) async fn search(
+    State(context): State<Context>,
+    Extension(who): Who,
+    body: Bytes,
+) -> Result<Json<MessageList>, Problem> {
+    let body = json(&body)?;
+    find(&context, who.name.as_deref(), MessageQuery::new(pairs_of(&body)?)?).await
+}
+
+async fn find(
+    context: &Context,
+    who: Option<&str>,
+    query: MessageQuery,
+) -> Result<Json<MessageList>, Problem> {
+    if query.touches_keys() {
+        context.audit.searched(who, &query.filter.keys);
+    }
+    let page = context.parts.engine.store().search(&query.filter, query.cursor, query.limit).await?;
+    Ok(Json(MessageList {
+        messages: page.entries.iter().map(|header| HeaderView::new(header, query.keys)).collect(),
+        next: page.next,
+        index_lag_ms: page.lag_ms,
+    }))
+}
+
+pub(crate) fn header(context: &Context, text: &str) -> Result<Header, Problem> {
+    let id = MessageId(id(text)?);
+    let found = context.parts.engine.store().header(id);
+    found.ok_or_else(|| Problem::not_found(format!("there is no message {id}")))
+}
+
+/// One message with its body. Audited.
+#[utoipa::path(get, path = "/api/v1/messages/{id}", params(("id" = u64, Path)), responses(
+    (status = 200, body = MessageView), (status = 404, body = Problem)
+))]
+pub(crate) async fn show(
+    State(context): State<Context>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+) -> Result<Json<MessageView>, Problem> {
+    let header = header(&context, &id)?;
+    context.audit.viewed(who.name.as_deref(), &header);
+    let body = match header.body_id {
+        Some(body) => Some(BodyView::new(&context.parts.engine.store().body(body).await?)),
+        None => None,
+    };
+    Ok(Json(MessageView { header: HeaderView::with_detail(&header), body }))
+}
+
+/// The exact bytes as they arrived; a record with secrets as JSON with `•••`. Audited.
+#[utoipa::path(get, path = "/api/v1/messages/{id}/raw", params(("id" = u64, Path)), responses(
+    (status = 200, description = "the body"), (status = 404, body = Problem)
+))]
+pub(crate) async fn raw(
+    State(context): State<Context>,
+    Extension(who): Who,
+    Path(id): Path<String>,
+) -> Result<impl IntoResponse, Problem> {
+    let header = header(&context, &id)?;
+    let Some(body) = header.body_id else {
+        return Err(Problem::not_found(format!("message {} has no body", header.id)));
+    };
+    context.audit.viewed(who.name.as_deref(), &header);
+    let body = context.parts.engine.store().body(body).await?;
+    let masked = match body.format() {
+        Format::Record => body.as_record().filter(|record| record.has_secrets()),
+        _ => None,
+    };
+    let bytes =
+        masked.map_or_else(|| body.bytes().clone(), |record| Bytes::from(record.masked().to_string()));
+    let headers = [
+        (header::CONTENT_TYPE, body.content_type().to_owned()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
+        (header::CONTENT_DISPOSITION, "attachment".to_owned()),
+    ];
+    Ok((headers, bytes))
+}
+
+/// A JSON body; an empty one is an empty object.
+pub(crate) fn json(body: &[u8]) -> Result<Value, Problem> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Object(serde_json::Map::new()));
+    }
+    let value: Value = serde_json::from_slice(body).map_err(|error| {
+        Problem::bad_request(format!("not JSON at line {} column {}", error.line(), error.column()))
+    })?;
+    if value.is_object() { Ok(value) } else { Err(Problem::bad_request("the body must be a JSON object")) }
+}

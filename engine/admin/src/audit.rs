@@ -1,0 +1,84 @@
+//! Who looked at patient data: one record per user, target and minute, readable as soon as the answer that
+//! it is about is sent.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use septet_engine::director::Engine;
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::header::Header;
+
+/// Remembers what was recorded in the current minute.
+pub(crate) struct Audit {
+    engine: Engine,
+    recent: Mutex<Minute>,
+}
+
+/// One minute's records: who, kind, target.
+#[derive(Default)]
+struct Minute {
+    number: i64,
+    records: HashSet<(Option<String>, &'static str, String)>,
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Audit")
+    }
+}
+
+impl Audit {
+    pub(crate) fn new(engine: Engine) -> Self {
+        Audit { engine, recent: Mutex::default() }
+    }
+
+    /// Somebody saw a body or a detail of this message.
+    pub(crate) fn viewed(&self, who: Option<&str>, header: &Header) {
+        if self.first_this_minute(who, "message.viewed", header.id.to_string()) {
+            let text = format!("message {} was viewed", header.id);
+            self.log(
+                who,
+                NewEvent::new(Level::Info, "message.viewed", text).message(header.session, header.id),
+            );
+        }
+    }
+
+    /// Somebody saw the details of a session's trace.
+    pub(crate) fn viewed_session(&self, who: Option<&str>, first: &Header) {
+        if self.first_this_minute(who, "message.viewed", format!("session {}", first.session)) {
+            let text = format!("the trace of session {} was viewed", first.session);
+            self.log(
+                who,
+                NewEvent::new(Level::Info, "message.viewed", text).message(first.session, first.id),
+            );
+        }
+    }
+
+    /// Somebody searched by keys or listed them. The names of the keys, never their values.
+    pub(crate) fn searched(&self, who: Option<&str>, keys: &[(String, String)]) {
+        let names: Vec<_> = keys.iter().map(|(name, _)| name.as_str()).collect();
+        let target = if names.is_empty() { "listed search keys".to_owned() } else { names.join(", ") };
+        if self.first_this_minute(who, "messages.searched", target.clone()) {
+            let text = if names.is_empty() { target } else { format!("messages were searched by {target}") };
+            self.log(who, NewEvent::new(Level::Info, "messages.searched", text));
+        }
+    }
+
+    fn log(&self, who: Option<&str>, event: NewEvent) {
+        let event = match who {
+            Some(who) => event.who(who),
+            None => event,
+        };
+        self.engine.store().log(event);
+    }
+
+    fn first_this_minute(&self, who: Option<&str>, kind: &'static str, target: String) -> bool {
+        let minute = self.engine.store().clock().now().as_second().div_euclid(60);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.number != minute {
+            *recent = Minute { number: minute, records: HashSet::new() };
+        }
+        recent.records.insert((who.map(str::to_owned), kind, target))
+    }
+}

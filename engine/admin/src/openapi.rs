@@ -1,0 +1,84 @@
+//! The OpenAPI document, made from the handlers.
+
+use axum::Json;
+use utoipa::OpenApi;
+
+use crate::api;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Septet admin API", description = "Errors are RFC 9457 problem details."),
+    paths(
+        api::health::healthz,
+        api::health::readyz,
+        api::health::metrics,
+        api::production::show,
+        api::production::reload,
+        api::items::list,
+        api::items::start,
+        api::items::stop,
+        api::items::restart,
+        api::messages::list,
+        api::messages::search,
+        api::messages::show,
+        api::messages::raw,
+        api::control::resend,
+        api::control::resume,
+        api::control::discard,
+        api::control::resume_many,
+        api::control::discard_many,
+        api::control::replay,
+        api::control::purge,
+        api::sessions::show,
+        api::queues::list,
+        api::oauth::list,
+        api::oauth::refresh,
+        api::events::list,
+    )
+)]
+struct Document;
+
+/// `GET /api/v1/openapi.json`.
+pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_has_every_route_of_the_contract() {
+        let document = serde_json::to_value(Document::openapi()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        for path in [
+            "/healthz",
+            "/readyz",
+            "/metrics",
+            "/api/v1/production",
+            "/api/v1/production/reload",
+            "/api/v1/items",
+            "/api/v1/items/{name}/start",
+            "/api/v1/items/{name}/stop",
+            "/api/v1/items/{name}/restart",
+            "/api/v1/messages",
+            "/api/v1/messages/search",
+            "/api/v1/messages/{id}",
+            "/api/v1/messages/{id}/raw",
+            "/api/v1/messages/{id}/resend",
+            "/api/v1/messages/{id}/resume",
+            "/api/v1/messages/{id}/discard",
+            "/api/v1/messages/resume",
+            "/api/v1/messages/discard",
+            "/api/v1/sessions/{id}",
+            "/api/v1/replay",
+            "/api/v1/queues",
+            "/api/v1/oauth",
+            "/api/v1/oauth/{name}/refresh",
+            "/api/v1/events",
+            "/api/v1/purge",
+        ] {
+            assert!(paths.contains_key(path), "{path} is missing");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Errors as RFC 9457 problem details.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use septet_engine::director::ControlError;
+use septet_engine::store::{ReadError, StoreFailed};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A problem document (`application/problem+json`).
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Always `about:blank`: the title says what the status means.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The status's name.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong and what to do; no patient data.
+    pub detail: String,
+}
+
+impl Problem {
+    /// A problem with a status and an engine-authored text.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Problem {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+        }
+    }
+
+    /// 404.
+    pub fn not_found(what: impl Into<String>) -> Self {
+        Problem::new(StatusCode::NOT_FOUND, what)
+    }
+
+    /// 400.
+    pub fn bad_request(what: impl Into<String>) -> Self {
+        Problem::new(StatusCode::BAD_REQUEST, what)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(self)).into_response();
+        let media = header::HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, media);
+        response
+    }
+}
+
+impl From<ControlError> for Problem {
+    fn from(error: ControlError) -> Self {
+        let status = match &error {
+            ControlError::UnknownItem(_) | ControlError::UnknownMessage(_) => StatusCode::NOT_FOUND,
+            ControlError::NotAllowed(_) => StatusCode::CONFLICT,
+            ControlError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Problem::new(status, error.to_string())
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        let status = match &error {
+            ReadError::Gone(_) => StatusCode::GONE,
+            ReadError::Corrupt { .. } | ReadError::Io(..) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Problem::new(status, error.to_string())
+    }
+}
+
+impl From<StoreFailed> for Problem {
+    fn from(error: StoreFailed) -> Self {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
