@@ -44,7 +44,8 @@ impl Delimiters {
         if !can_delimit(field) {
             return Err(HeaderError::FieldSeparator);
         }
-        let rest = line.get(4..).unwrap_or_default();
+        // No more is ever looked at: a candidate for a header may be the beginning of anything.
+        let rest = line.get(4..line.len().min(20)).unwrap_or_default();
         let declared = rest.split(|&b| b == field).next().unwrap_or_default();
         let mut distinct = [0_u8; 5];
         let mut count = 0;

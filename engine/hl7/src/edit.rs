@@ -202,6 +202,22 @@ impl Editor {
         self.set_raw(path, &bytes)
     }
 
+    /// Copies what is at `from` in `source`, components and repetitions (`PID-3[*]`) and all, to a place in this message.
+    /// Where the two differ in delimiters or charset it is rewritten. What is absent there is emptied here.
+    pub fn copy(&mut self, to: &Path, source: &Message, from: &Path) -> Result<(), EditError> {
+        let Some(place) = from.field() else {
+            return Err(path_error(from, "a field is needed, as in PID-3"));
+        };
+        let (theirs, ours) = (source.reading(), self.base.reading());
+        let Some(segment) = find(source.segments(), from) else { return self.write(to, &[]) };
+        if theirs == ours {
+            return self.set_raw(to, segment.slice(Some(place)));
+        }
+        let mut er7 = String::new();
+        segment.rewrite(place, &ours.delimiters, &mut er7)?;
+        self.set_raw_text(to, &er7)
+    }
+
     /// Adds a segment after the last one, with the message's own line end. A line end at the end of `er7` is ignored.
     pub fn append_segment(&mut self, er7: &[u8]) -> Result<(), EditError> {
         let er7 = er7.trim_ascii_end();
@@ -247,23 +263,20 @@ impl Editor {
         self.check(path)?;
         let Some(place) = path.field() else { return self.remove_segments(path) };
         for index in self.targets(path) {
-            let repetitions = match (place.component, place.repetition) {
-                (None, Index::First | Index::All) => vec![Index::All],
-                (Some(_), Index::All) => self.repetitions(index, place.field),
-                (_, one) => vec![one],
+            let Some(segment) = self.lines.get(index).and_then(|line| self.view(line)) else { continue };
+            let text = match (place.component, place.repetition) {
+                (Some(_), Index::All) => write_everywhere(&segment, place, &[]),
+                (None, Index::First) => {
+                    let whole = segment.locate(FieldPath { repetition: Index::All, ..place });
+                    whole.map(|range| splice(segment.text, range, &[], &[]))
+                }
+                (None, Index::At(_)) => segment.locate(place).map(|range| {
+                    splice(segment.text, with_separator(&segment, range, place.field), &[], &[])
+                }),
+                _ => segment.locate(place).map(|range| splice(segment.text, range, &[], &[])),
             };
-            for repetition in repetitions {
-                let place = FieldPath { repetition, ..place };
-                let takes_out = place.component.is_none() && repetition != Index::All;
-                let Some(segment) = self.lines.get(index).and_then(|line| self.view(line)) else { continue };
-                let Some(mut range) = segment.locate(place) else { continue };
-                if takes_out {
-                    range = with_separator(&segment, range, place.field);
-                }
-                if !range.is_empty() {
-                    let text = splice(segment.text, range, &[], &[]);
-                    self.replace(index, text);
-                }
+            if let Some(text) = text.filter(|text| text.len() < segment.text.len()) {
+                self.replace(index, text);
             }
         }
         Ok(())
@@ -361,12 +374,6 @@ impl Editor {
         }
     }
 
-    fn repetitions(&self, index: usize, field: u16) -> Vec<Index> {
-        let segment = self.lines.get(index).and_then(|line| self.view(line));
-        let count = segment.map_or(0, |segment| segment.repetitions(field));
-        (1..=count).filter_map(|n| u32::try_from(n).ok()).map(Index::At).collect()
-    }
-
     fn write(&mut self, path: &Path, bytes: &[u8]) -> Result<(), EditError> {
         self.check(path)?;
         let Some(place) = path.field() else { return Ok(()) };
@@ -378,30 +385,24 @@ impl Editor {
             targets.push(self.make_segment(path)?);
         }
         for index in targets {
-            let repetitions = match place.repetition {
-                Index::All if place.component.is_some() => match self.repetitions(index, place.field) {
-                    none if none.is_empty() => vec![Index::First],
-                    some => some,
-                },
-                one => vec![one],
+            let Some(segment) = self.lines.get(index).and_then(|line| self.view(line)) else { continue };
+            let everywhere = place.repetition == Index::All && place.component.is_some();
+            let text = if everywhere && segment.repetitions(place.field) > 0 {
+                write_everywhere(&segment, place, bytes)
+            } else {
+                write_once(&segment, place, bytes)
             };
-            for repetition in repetitions {
-                let place = FieldPath { repetition, ..place };
-                let Some(segment) = self.lines.get(index).and_then(|line| self.view(line)) else { continue };
-                let Some((range, padding)) = make_place(&segment, place) else {
-                    return Err(EditError::NoSubcomponents { path: path.to_string() });
-                };
-                let unchanged = segment.text.get(range.clone()) == Some(bytes);
-                if !(unchanged && (padding.is_empty() || bytes.is_empty())) {
-                    let text = splice(segment.text, range, &padding, bytes);
-                    self.grow(padding.len() + bytes.len())?;
-                    let before = self.lines.get(index).cloned();
-                    self.replace(index, text);
-                    let written = self.lines.get(index).and_then(|line| self.view(line));
-                    if written.is_none_or(|segment| segment.slice(Some(place)) != bytes) {
-                        self.lines.splice(index..=index, before);
-                        return Err(EditError::Entangled { path: path.to_string() });
-                    }
+            let Some(text) = text else {
+                return Err(EditError::NoSubcomponents { path: path.to_string() });
+            };
+            if text != segment.text {
+                self.grow(text.len().saturating_sub(segment.text.len()))?;
+                let before = self.lines.get(index).cloned();
+                self.replace(index, text);
+                let written = self.lines.get(index).and_then(|line| self.view(line));
+                if written.is_none_or(|segment| segment.slice(Some(place)) != bytes) {
+                    self.lines.splice(index..=index, before);
+                    return Err(EditError::Entangled { path: path.to_string() });
                 }
             }
         }
@@ -511,28 +512,47 @@ fn with_separator(segment: &Segment<'_>, range: Range<usize>, field: u16) -> Ran
     }
 }
 
-/// Where a place is, or would be after the separators that are missing before it. `None` where it needs a separator that
-/// the message does not declare.
-fn make_place(segment: &Segment<'_>, place: FieldPath) -> Option<(Range<usize>, Vec<u8>)> {
-    let Delimiters { field, component, repetition, subcomponent, .. } = segment.reading.delimiters;
+/// The segment with `bytes` at one place. Empty bytes make no place. `None` where the place needs a separator that the
+/// message does not declare.
+fn write_once(segment: &Segment<'_>, place: FieldPath, bytes: &[u8]) -> Option<Vec<u8>> {
+    let Delimiters { field, repetition, .. } = segment.reading.delimiters;
     let mut at = Descent { scan: segment.scan, range: 0..segment.scan.len(), padding: Vec::new() };
-    let number = usize::from(place.field) + usize::from(!segment.is_header());
-    at.enter(field, number);
-    if place.repetition == Index::All && place.component.is_none() {
-        return Some((at.range, at.padding));
+    at.enter(field, usize::from(place.field) + usize::from(!segment.is_header()));
+    if place.repetition != Index::All || place.component.is_some() {
+        at.enter(repetition, place.repetition.number());
+        at.enter_parts(segment.reading.delimiters, place)?;
     }
-    at.enter(repetition, place.repetition.number());
-    if let Some(number) = place.component {
-        at.enter(component, usize::from(number));
+    if bytes.is_empty() && !at.padding.is_empty() {
+        return Some(segment.text.to_vec());
     }
-    match (place.subcomponent, subcomponent) {
-        (Some(number), Some(separator)) => at.enter(separator, usize::from(number)),
-        (Some(2..), None) => return None,
-        _ => {}
-    }
-    Some((at.range, at.padding))
+    Some(splice(segment.text, at.range, &at.padding, bytes))
 }
 
+/// As [`write_once`], in every repetition there is: one pass, for fields may have very many.
+fn write_everywhere(segment: &Segment<'_>, place: FieldPath, bytes: &[u8]) -> Option<Vec<u8>> {
+    let whole = segment.field(place.field)?;
+    let text = |range: Range<usize>| segment.text.get(range).unwrap_or_default();
+    let mut out = Vec::with_capacity(segment.text.len() + 64);
+    let mut start = whole.start;
+    let mut done = 0;
+    let scan = segment.scan.get(whole.clone()).unwrap_or_default();
+    let ends = memchr::memchr_iter(segment.reading.delimiters.repetition, scan).map(|at| whole.start + at);
+    for end in ends.chain([whole.end]) {
+        let mut at = Descent { scan: segment.scan, range: start..end, padding: Vec::new() };
+        at.enter_parts(segment.reading.delimiters, place)?;
+        if !(bytes.is_empty() && !at.padding.is_empty()) {
+            out.extend_from_slice(text(done..at.range.start));
+            out.extend_from_slice(&at.padding);
+            out.extend_from_slice(bytes);
+            done = at.range.end;
+        }
+        start = end + 1;
+    }
+    out.extend_from_slice(text(done..segment.text.len()));
+    Some(out)
+}
+
+/// A place, or where it would be after the separators that are missing before it.
 struct Descent<'s> {
     scan: &'s [u8],
     range: Range<usize>,
@@ -540,6 +560,19 @@ struct Descent<'s> {
 }
 
 impl Descent<'_> {
+    /// From a repetition to the component and subcomponent of a place.
+    fn enter_parts(&mut self, delimiters: Delimiters, place: FieldPath) -> Option<()> {
+        if let Some(number) = place.component {
+            self.enter(delimiters.component, usize::from(number));
+        }
+        match (place.subcomponent, delimiters.subcomponent) {
+            (Some(number), Some(separator)) => self.enter(separator, usize::from(number)),
+            (Some(2..), None) => return None,
+            _ => {}
+        }
+        Some(())
+    }
+
     /// Narrows the range to its `number`th piece, or to its end with the missing separators noted.
     fn enter(&mut self, separator: u8, number: usize) {
         let within = self.scan.get(self.range.clone()).unwrap_or_default();

@@ -56,14 +56,18 @@ impl Message {
             let (count, first) = (notes.odd_segments, notes.first_odd);
             add(
                 "message.odd_segments",
-                format!("lines that are no segment: {count}, the first is line {first}"),
+                format!("lines that are no segment: {count}, the first is number {first} in the message"),
             );
         }
         if notes.headers > 1 {
             add("message.several_headers", format!("MSH segments in one message: {}", notes.headers));
         }
-        if self.header().is_some_and(|msh| !matches!(msh.slice(MSH_2).len(), 3..=5)) {
-            add("header.encoding_characters", String::from("MSH-2 should have four or five characters"));
+        let understood = self.delimiters().encoding_characters();
+        if self.header().is_some_and(|msh| msh.slice(MSH_2) != understood || understood.len() < 3) {
+            add(
+                "header.encoding_characters",
+                String::from("MSH-2 should have four or five different characters"),
+            );
         }
         if !self.exists(&MSH_9_1) {
             add("header.no_message_type", String::from("MSH-9 is empty"));
@@ -153,6 +157,7 @@ mod tests {
         check(&with("PID|é"), &["charset.undeclared"]);
         check(b"\rMSH|^~\\&|||||||ADT|1\r", &["message.leading_bytes"]);
         check(b"MSH|^~|||||||ADT|1\r", &["header.encoding_characters"]);
+        check(b"MSH|&&&&|||||||ADT|1\r", &["header.encoding_characters"]);
     }
 
     #[test]

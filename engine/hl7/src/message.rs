@@ -207,7 +207,8 @@ impl Message {
     }
 
     /// Every value at a path, read to the letter: `[*]` takes all, no index the first. A bare segment name takes all
-    /// segments of that name. Empty repetitions count, absent ones do not. For conditions ("`[*]`: any").
+    /// segments of that name. Each segment gives one value (empty where it has none), or with `PID-3[*]` one for each
+    /// repetition there is. For conditions ("`[*]`: any").
     pub fn all(&self, path: &Path) -> Vec<String> {
         values_at(self.segments(), path, path.occurrence())
     }

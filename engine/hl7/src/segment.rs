@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use memchr::{memchr_iter, memchr2, memchr3};
 
+use crate::escape::NoEscapeCharacter;
 use crate::{Charset, Delimiters, FieldPath, Index, Path, PathError, escape};
 
 /// One segment of a message, borrowed from it. Its line end is not part of it.
@@ -120,20 +121,13 @@ impl<'m> Segment<'m> {
         }
     }
 
-    /// Calls `found` with the value of every repetition that the place asks for.
+    /// Calls `found` with the values that the place asks for: one, empty where there is none, or one for each repetition.
     pub(crate) fn each(&self, field: Option<FieldPath>, mut found: impl FnMut(String)) {
         let Some(place) = field else { return found(self.read(None)) };
-        let count = match place.repetition {
-            Index::All => self.repetitions(place.field),
-            index => usize::from(self.repetitions(place.field) >= index.number()),
-        };
-        let Some(whole) = self.field(place.field) else { return };
-        if count == 0 {
-            return;
-        }
         if place.repetition != Index::All || (self.is_header() && place.field <= 2) {
             return found(self.read(field));
         }
+        let Some(whole) = self.field(place.field).filter(|range| !range.is_empty()) else { return };
         // One walk over the field: looking each repetition up by number would be quadratic.
         let scan = self.scan.get(whole.clone()).unwrap_or_default();
         let mut start = whole.start;
@@ -143,6 +137,36 @@ impl<'m> Segment<'m> {
             found(value.unwrap_or_default());
             start = end + 1;
         }
+    }
+
+    /// Appends the encoded text of a place as another message with these delimiters would write it.
+    pub(crate) fn rewrite(
+        &self,
+        place: FieldPath,
+        into: &Delimiters,
+        out: &mut String,
+    ) -> Result<(), NoEscapeCharacter> {
+        let Some(range) = self.locate(place) else { return Ok(()) };
+        let from = self.reading.delimiters;
+        let mut start = range.start;
+        for at in range.clone().chain([range.end]) {
+            let separator = match self.scan.get(at) {
+                _ if at == range.end => None,
+                Some(&b) if b == from.component => Some(into.component),
+                Some(&b) if b == from.repetition => Some(into.repetition),
+                // Without such a separator there, its parts become one text.
+                Some(&b) if Some(b) == from.subcomponent => into.subcomponent,
+                _ => continue,
+            };
+            if separator.is_none() && at < range.end {
+                continue;
+            }
+            let text = self.decode(start..at);
+            out.push_str(&escape::escape(&escape::unescape(&text, &from, self.reading.charset), into)?);
+            out.extend(separator.map(char::from));
+            start = at + 1;
+        }
+        Ok(())
     }
 
     fn value_in(&self, range: Range<usize>, place: FieldPath) -> String {
@@ -311,7 +335,8 @@ mod tests {
         assert_eq!(all("PID-3[*].2"), ["1", "", "3"]);
         assert_eq!(all("PID-3"), ["A^1"]);
         assert_eq!(all("PID-3[3]"), ["C^3"]);
-        assert!(all("PID-3[4]").is_empty());
+        assert_eq!(all("PID-3[4]"), [""]);
+        assert_eq!(all("PID-9"), [""]);
         assert!(all("PID-9[*]").is_empty());
         assert!(all("PID-1[*]").is_empty());
     }

@@ -127,6 +127,36 @@ fn reads_see_earlier_writes() {
 }
 
 #[test]
+fn values_are_copied_with_their_parts() {
+    let source = message("MSH|^~\\&|A\rPID|||1^a\\T\\b^H&x~2||Doe");
+    check(|e| e.copy(&path("PID-3[*]"), &source, &path("PID-3[*]")), &["PID|1||1^a\\T\\b^H&x~2||Doe^John"]);
+    check(|e| e.copy(&path("PID-3"), &source, &path("PID-3[2]")), &["PID|1||2~456||Doe^John"]);
+    check(|e| e.copy(&path("PID-5"), &source, &path("PID-9")), &["PID|1||123^^^H^MR~456||"]);
+    check(|e| e.copy(&path("PID-5"), &source, &path("ZZZ-9")), &["PID|1||123^^^H^MR~456||"]);
+    let custom = message("MSH#*!@%#A\rPID###1*a%b!2|2").edit();
+    let mut custom = custom;
+    custom.copy(&path("PID-3[*]"), &source, &path("PID-3[*]")).unwrap();
+    assert_eq!(custom.raw_at(&path("PID-3[*]")), b"1*a&b*H%x!2");
+    custom.set(&path("PID-5"), "a#b|c*d").unwrap();
+    let custom = custom.finish();
+    check(|e| e.copy(&path("PID-5"), &custom, &path("PID-5")), &["PID|1||123^^^H^MR~456||a#b\\F\\c*d"]);
+    assert!(matches!(
+        message(ADT).edit().copy(&path("PID-5.1"), &source, &path("PID-3")),
+        Err(EditError::Breaks { .. })
+    ));
+}
+
+#[test]
+fn very_many_repetitions_cost_one_pass() {
+    let many = format!("MSH|^~\\&|A\rPID|||{}", "x~".repeat(200_000));
+    let edited = message(&many).set(&path("PID-3[*].2"), "y").unwrap();
+    assert_eq!(edited.all(&path("PID-3[*].2")).len(), 200_001);
+    assert_eq!(edited.value("PID-3[200000].2").unwrap_err().message, "the number is larger than 10000");
+    let none = edited.remove(&path("PID-3[*].1")).unwrap();
+    assert!(none.all(&path("PID-3[*].1")).iter().all(String::is_empty));
+}
+
+#[test]
 fn edits_that_would_break_the_message_are_refused() {
     let problem =
         |edit: &dyn Fn(&Message) -> Result<Message, EditError>| edit(&message(ADT)).unwrap_err().to_string();

@@ -60,7 +60,7 @@ fn all_is_to_the_letter_and_every_is_generous() {
     let all = |at: &str| oru.all(&path(at));
     let every = |at: &str| oru.every(&path(at));
     assert_eq!(all("OBX[*]-1"), ["1", "2", "3"]);
-    assert_eq!(all("OBX[*]-5"), ["7", "x"]);
+    assert_eq!(all("OBX[*]-5"), ["7", "x", ""]);
     assert_eq!(all("OBX[*]-5[*]"), ["7", "x", "y"]);
     assert_eq!(all("OBX-1"), ["1"]);
     assert_eq!(all("PID-3[*].1"), ["123", "456"]);
