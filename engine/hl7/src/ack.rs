@@ -219,7 +219,8 @@ impl Writer {
 
     fn ack(&mut self, original: Option<&Message>, spec: &AckSpec<'_>) {
         let header = original.and_then(Message::header);
-        let echo = |number: u16| header.map_or(&b""[..], |header| field_of(&header, number));
+        let fields = header.and_then(|header| header.first_fields::<19>()).unwrap_or_default();
+        let echo = |number: usize| fields.get(number).copied().unwrap_or_default();
         let version = Version::of(first_part(echo(12), self.delimiters));
         self.raw(b"MSH");
         let characters = self.delimiters.encoding_characters();
@@ -233,7 +234,7 @@ impl Writer {
         self.field(echo(4));
         self.text(spec.timestamp);
         self.field(b"");
-        self.message_type(original, version);
+        self.message_type(echo(9), version);
         self.text(spec.control_id);
         self.field(if echo(11).is_empty() { b"P" } else { echo(11) });
         self.field(if echo(12).is_empty() { b"2.5.1" } else { echo(12) });
@@ -258,19 +259,19 @@ impl Writer {
     }
 
     /// `ACK` alone before 2.2, with the trigger since, with the structure since 2.3.1 (§2.15.9.9).
-    fn message_type(&mut self, original: Option<&Message>, version: Version) {
-        let trigger = original.map(|message| message.raw_at(&crate::message::MSH_9_2)).unwrap_or_default();
-        let component = self.delimiters.component;
-        let mut kind = b"ACK".to_vec();
+    fn message_type(&mut self, original: &[u8], version: Version) {
+        let Delimiters { component, repetition, .. } = self.delimiters;
+        let first = original.split(|&b| b == repetition).next().unwrap_or_default();
+        let trigger = first.split(|&b| b == component).nth(1).unwrap_or_default();
+        self.field(b"ACK");
         if !trigger.is_empty() && version >= Version(2, 2, 0) {
-            kind.push(component);
-            kind.extend_from_slice(trigger);
+            self.out.push(component);
+            self.raw(trigger);
             if version >= Version(2, 3, 1) {
-                kind.push(component);
-                kind.extend_from_slice(b"ACK");
+                self.out.push(component);
+                self.raw(b"ACK");
             }
         }
-        self.field(&kind);
     }
 
     /// Up to 2.4 ERR-1 holds place and code in one field; since 2.5 each has its own (§2.15.5).
@@ -378,10 +379,6 @@ impl Writer {
             None => Bytes::from(self.out),
         }
     }
-}
-
-fn field_of<'m>(segment: &Segment<'m>, number: u16) -> &'m [u8] {
-    segment.field(number).and_then(|range| segment.raw().get(range)).unwrap_or_default()
 }
 
 fn first_part(field: &[u8], delimiters: Delimiters) -> &[u8] {

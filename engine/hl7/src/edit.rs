@@ -540,7 +540,7 @@ fn write_everywhere(segment: &Segment<'_>, place: FieldPath, bytes: &[u8]) -> Op
     for end in ends.chain([whole.end]) {
         let mut at = Descent { scan: segment.scan, range: start..end, padding: Vec::new() };
         at.enter_parts(segment.reading.delimiters, place)?;
-        if !(bytes.is_empty() && !at.padding.is_empty()) {
+        if !bytes.is_empty() || at.padding.is_empty() {
             out.extend_from_slice(text(done..at.range.start));
             out.extend_from_slice(&at.padding);
             out.extend_from_slice(bytes);

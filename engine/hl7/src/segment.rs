@@ -219,6 +219,18 @@ impl<'m> Segment<'m> {
         piece(self.scan, found, subcomponent, usize::from(number))
     }
 
+    /// The fields of a header segment by number, in one pass; 0 and 1 are not filled in.
+    pub(crate) fn first_fields<const N: usize>(&self) -> Option<[&'m [u8]; N]> {
+        let mut fields = [&b""[..]; N];
+        let mut start = self.scan.len().min(4);
+        let ends = memchr_iter(self.reading.delimiters.field, self.scan).skip(1).chain([self.scan.len()]);
+        for (slot, end) in fields.iter_mut().skip(2).zip(ends) {
+            *slot = self.text.get(start..end)?;
+            start = end + 1;
+        }
+        Some(fields)
+    }
+
     /// Where a field is, repetitions and all.
     pub(crate) fn field(&self, number: u16) -> Option<Range<usize>> {
         let separator = self.reading.delimiters.field;
