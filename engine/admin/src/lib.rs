@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::FromRef;
-use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use septet_engine::config::settings::Admin;
 use septet_engine::director::Engine;
 use septet_oauth::TokenManager;
@@ -31,6 +31,16 @@ pub use view::session_status;
 /// Reads the production file again and switches to it; the problem says what stands in the way.
 pub type Reload = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), Problem>> + Send>> + Send + Sync>;
 
+/// Renders the metrics of the whole process.
+pub type Metrics = PrometheusHandle;
+
+/// Collects the metrics of the whole process from here on; once per process.
+pub fn install_metrics() -> Result<Metrics, String> {
+    PrometheusBuilder::new()
+        .install_recorder()
+        .map_err(|error| format!("metrics cannot be collected: {error}"))
+}
+
 /// What the API works on.
 #[derive(Clone)]
 pub struct Parts {
@@ -41,7 +51,7 @@ pub struct Parts {
     /// What `POST /production/reload` does.
     pub reload: Reload,
     /// Renders `/metrics`.
-    pub metrics: PrometheusHandle,
+    pub metrics: Metrics,
 }
 
 impl fmt::Debug for Parts {

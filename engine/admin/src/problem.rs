@@ -38,6 +38,11 @@ impl Problem {
         Problem::new(StatusCode::NOT_FOUND, what)
     }
 
+    /// 409.
+    pub fn conflict(what: impl Into<String>) -> Self {
+        Problem::new(StatusCode::CONFLICT, what)
+    }
+
     /// 400.
     pub fn bad_request(what: impl Into<String>) -> Self {
         Problem::new(StatusCode::BAD_REQUEST, what)
