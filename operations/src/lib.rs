@@ -2,8 +2,11 @@
 //! `mod` line and an entry in [`CLASSES`]. What all of them share (queues, retry, reply actions, suspension,
 //! order) is the engine's; an operation sends one message, reads the answer, and says what it was.
 
+mod client_tls;
 pub mod file;
 pub mod hl7_mllp;
+mod http_client;
+pub mod rest;
 pub mod template;
 #[cfg(test)]
 mod testing;
@@ -11,4 +14,4 @@ mod testing;
 use septet_engine::registry::ItemClass;
 
 /// The classes of operations, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, file::CLASS];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, rest::CLASS, file::CLASS];

@@ -1,0 +1,221 @@
+//! The `tls` table of clients (CONTRACT §2.6): trusted authorities, a client certificate, another name to
+//! verify, or exactly one certificate to accept. Verification cannot be switched off: a pin replaces the
+//! chain and the name by something stricter, and the handshake's signature is verified in every case.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use reqwest::{Certificate, ClientBuilder, Identity};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use septet_engine::config::settings::ClientTls;
+use septet_engine::host::HostFault;
+
+/// The client with the trust that `tls` describes.
+pub(crate) fn apply(builder: ClientBuilder, tls: &ClientTls) -> Result<ClientBuilder, HostFault> {
+    if tls.pin.is_some() || tls.server_name.is_some() {
+        return Ok(builder.tls_backend_preconfigured(strict(tls)?));
+    }
+    let mut builder = builder;
+    if let Some(path) = &tls.ca {
+        let pem = read(path)?;
+        let roots = Certificate::from_pem_bundle(&pem).map_err(|_| broken(path, "certificates"))?;
+        if roots.is_empty() {
+            return Err(broken(path, "certificates"));
+        }
+        builder = builder.tls_certs_only(roots);
+    }
+    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+        let mut pem = read(cert)?;
+        pem.push(b'\n');
+        pem.extend(read(key)?);
+        let identity = Identity::from_pem(&pem).map_err(|_| broken(key, "a private key"))?;
+        builder = builder.identity(identity);
+    }
+    Ok(builder)
+}
+
+/// The digest that `sha256:…` names.
+pub(crate) fn pin_digest(pin: &str) -> Option<[u8; 32]> {
+    let hex: String = pin.strip_prefix("sha256:")?.chars().filter(|c| *c != ':').collect();
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    let mut digest = [0; 32];
+    for (at, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+fn strict(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
+    let provider = Arc::new(provider::default_provider());
+    let wrong = |_| HostFault::new("tls", "these TLS settings do not fit together");
+    let verifier: Arc<dyn ServerCertVerifier> = match (&tls.pin, &tls.server_name, &tls.ca) {
+        (Some(pin), ..) => {
+            let digest =
+                pin_digest(pin).ok_or_else(|| HostFault::new("tls", "the pin names no certificate"))?;
+            Arc::new(Pinned { digest, provider: provider.clone() })
+        }
+        (None, Some(name), Some(ca)) => {
+            let mut roots = RootCertStore::empty();
+            for cert in certificates(ca)? {
+                roots.add(cert).map_err(|_| broken(ca, "certificates"))?;
+            }
+            let inner = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build();
+            let inner = inner.map_err(|_| broken(ca, "certificates"))?;
+            let name = ServerName::try_from(name.clone());
+            let name = name.map_err(|_| HostFault::new("tls", "server_name is no host name"))?;
+            Arc::new(Renamed { name, inner })
+        }
+        _ => return Err(HostFault::new("tls", "server_name needs ca")),
+    };
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(wrong)?.dangerous().with_custom_certificate_verifier(verifier);
+    match (&tls.cert, &tls.key) {
+        (Some(cert), Some(key)) => {
+            let chain = certificates(cert)?;
+            let private =
+                PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| broken(key, "a private key"))?;
+            config.with_client_auth_cert(chain, private).map_err(wrong)
+        }
+        _ => Ok(config.with_no_client_auth()),
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HostFault> {
+    let pem = read(path)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| broken(path, "certificates"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, HostFault> {
+    std::fs::read(path).map_err(|error| {
+        HostFault::new("certificate", format!("cannot read {}: {}", path.display(), error.kind()))
+    })
+}
+
+fn broken(path: &Path, what: &str) -> HostFault {
+    HostFault::new("certificate", format!("{} holds no {what} in PEM form", path.display()))
+}
+
+/// Accepts exactly one certificate, whatever its name and dates.
+#[derive(Debug)]
+struct Pinned {
+    digest: [u8; 32],
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if digest::digest(&digest::SHA256, end_entity).as_ref() == self.digest {
+            Ok(ServerCertVerified::assertion())
+        } else {
+            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Verifies another name than that of the host connected to.
+#[derive(Debug)]
+struct Renamed {
+    name: ServerName<'static>,
+    inner: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Renamed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_is_a_sha256_in_hex_with_or_without_colons() {
+        let plain = format!("sha256:{}", "ab".repeat(32));
+        let colons = format!("sha256:{}", vec!["AB"; 32].join(":"));
+        assert_eq!(pin_digest(&plain), Some([0xab; 32]));
+        assert_eq!(pin_digest(&colons), Some([0xab; 32]));
+        for wrong in ["sha256:ab", "sha1:abab", &format!("sha256:{}", "zz".repeat(32))] {
+            assert_eq!(pin_digest(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_missing_or_broken_file_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("none.pem");
+        let tls = ClientTls { ca: Some(missing.clone()), ..ClientTls::default() };
+        let fault = apply(reqwest::Client::builder(), &tls).err().unwrap();
+        assert!(fault.text.contains("none.pem"), "{fault}");
+        std::fs::write(&missing, "no certificate").unwrap();
+        let fault = apply(reqwest::Client::builder(), &tls).err().unwrap();
+        assert!(fault.text.contains("holds no certificates"), "{fault}");
+    }
+}

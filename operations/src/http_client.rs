@@ -1,0 +1,519 @@
+//! What operations over HTTP share: the client and its trust, the token of a request, one exchange with the
+//! peer within one time limit, and what went wrong in words of our own. reqwest's error texts hold the URL,
+//! and with it tokens and patient data: they are never shown.
+//!
+//! No redirects, no retries, no ambient proxy: what is sent, where and how often is the engine's business.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use memchr::memmem;
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Request, Response};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use septet_engine::config::build::{At, Build};
+use septet_engine::config::settings::ClientTls;
+use septet_engine::host::{HostFault, OperationContext, OperationError};
+use septet_engine::token::{AccessToken, Placement};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+use crate::client_tls;
+
+/// The largest reply that is read.
+pub(crate) const MAX_REPLY: usize = 64 << 20;
+
+/// Shorter than the five seconds after which common servers close an idle connection: a request sent into
+/// a connection that is just being closed would be one more retry.
+const IDLE: Duration = Duration::from_secs(4);
+
+// === Settings ===
+
+/// `oauth = "name"` or `oauth = { client = "name", placement = "header" }`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OauthUse {
+    pub(crate) client: String,
+    pub(crate) placement: Placement,
+}
+
+const PLACEMENTS: [(&str, Placement); 3] =
+    [("header", Placement::Header), ("body", Placement::Body), ("query", Placement::Query)];
+
+impl<'de> Deserialize<'de> for OauthUse {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NameOrTable;
+        impl<'de> Visitor<'de> for NameOrTable {
+            type Value = OauthUse;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an OAuth client, or { client = \"name\", placement = \"header\" }")
+            }
+            fn visit_str<E: de::Error>(self, client: &str) -> Result<OauthUse, E> {
+                Ok(OauthUse { client: client.to_owned(), placement: Placement::Header })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OauthUse, A::Error> {
+                let (mut client, mut placement) = (None, Placement::Header);
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        "client" => client = Some(map.next_value()?),
+                        "placement" => {
+                            let name = map.next_value::<String>()?;
+                            let known = PLACEMENTS.iter().find(|(known, _)| *known == name);
+                            placement = known.map(|(_, placement)| *placement).ok_or_else(|| {
+                                de::Error::unknown_variant(&name, &["header", "body", "query"])
+                            })?;
+                        }
+                        other => return Err(de::Error::unknown_field(other, &["client", "placement"])),
+                    }
+                }
+                let client = client.ok_or_else(|| de::Error::missing_field("client"))?;
+                Ok(OauthUse { client, placement })
+            }
+        }
+        deserializer.deserialize_any(NameOrTable)
+    }
+}
+
+impl JsonSchema for OauthUse {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "OauthUse".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "anyOf": [
+            { "type": "string", "description": "The name of an OAuth client." },
+            { "type": "object",
+              "properties": {
+                  "client": { "type": "string", "description": "The name of an OAuth client." },
+                  "placement": { "type": "string", "enum": ["header", "body", "query"], "default": "header",
+                                 "description": "Where the token goes (RFC 6750 §2)." } },
+              "required": ["client"], "additionalProperties": false },
+        ] })
+    }
+}
+
+/// Checks `url`: http or https, a host, no credentials, no fragment. Reports what is wrong with it.
+pub(crate) fn check_url(build: &mut Build<'_>, text: &str) -> Option<Url> {
+    let at = &[At::Key("url")];
+    let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
+    if authority.is_some_and(|authority| authority.contains('{')) {
+        build.error("S0601", at, "the host of a URL cannot come from the message", None);
+        return None;
+    }
+    // Places in the path are no part of URL syntax: they are filled in later.
+    let plain = text.replace(['{', '}'], "_");
+    let url = match Url::parse(&plain) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => url,
+        _ => {
+            let example = Some("write it as https://host/path".to_owned());
+            build.error("S0601", at, "this is no http or https URL", example);
+            return None;
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        let use_header = Some("send them in headers = { Authorization = \"…\" }".to_owned());
+        build.error("S0601", at, "a URL cannot hold user name and password", use_header);
+        return None;
+    }
+    if url.fragment().is_some() {
+        build.error("S0601", at, "a URL that is sent has no fragment (#)", None);
+        return None;
+    }
+    Some(url)
+}
+
+/// Reports a token or secret that would cross a network in clear (CONTRACT §2.3).
+pub(crate) fn check_clear_text(build: &mut Build<'_>, url: &Url, what: Option<&str>, allowed: bool) {
+    let Some(what) = what else { return };
+    if url.scheme() != "http" || is_loopback(url) {
+        return;
+    }
+    let text = format!("{what} would be sent over plain http");
+    if allowed {
+        build.warning("S0602", &[At::Key("url")], text, Some("use https".to_owned()));
+    } else {
+        let suggestion = "use https, or say allow_plain_http = true where the network is trusted";
+        build.error("S0602", &[At::Key("url")], text, Some(suggestion.to_owned()));
+    }
+}
+
+/// Checks the parts of `tls` that need no file.
+pub(crate) fn check_tls(build: &mut Build<'_>, tls: Option<&ClientTls>) {
+    let Some(tls) = tls else { return };
+    if tls.cert.is_some() != tls.key.is_some() {
+        build.error("S0603", &[At::Key("tls")], "cert and key belong together", None);
+    }
+    if tls.server_name.is_some() && tls.ca.is_none() && tls.pin.is_none() {
+        let suggestion = Some("name the authority that signed the certificate".to_owned());
+        build.error("S0603", &[At::Key("tls"), At::Key("server_name")], "server_name needs ca", suggestion);
+    }
+    if let Some(pin) = &tls.pin
+        && client_tls::pin_digest(pin).is_none()
+    {
+        let form = Some("sha256: and 64 hex digits, colons allowed".to_owned());
+        build.error("S0603", &[At::Key("tls"), At::Key("pin")], "this pin names no certificate", form);
+    }
+}
+
+/// Whether a URL's host is this machine.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+// === The client ===
+
+/// A client with the trust that `tls` describes. Fails where a file is missing or broken.
+pub(crate) fn client(tls: Option<&ClientTls>) -> Result<Client, HostFault> {
+    let builder = Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .referer(false)
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(1)
+        .tcp_nodelay(true)
+        .user_agent(concat!("septet/", env!("CARGO_PKG_VERSION")));
+    let builder = match tls {
+        Some(tls) if *tls != ClientTls::default() => client_tls::apply(builder, tls)?,
+        _ => builder,
+    };
+    builder
+        .build()
+        .map_err(|_| HostFault::new("tls", "the HTTP client cannot be set up with these TLS settings"))
+}
+
+/// One operation's way to its peer.
+pub(crate) struct Peer {
+    pub(crate) client: Client,
+    /// `host:port`, for texts.
+    pub(crate) name: String,
+    pub(crate) oauth: Option<OauthUse>,
+    pub(crate) idempotency_header: HeaderName,
+}
+
+/// What the peer answered.
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    /// At most [`MAX_REPLY`]; without any secret that was sent.
+    pub(crate) body: Bytes,
+}
+
+/// Clear text that left for the peer in this request and must not come back into the trace.
+#[derive(Default)]
+pub(crate) struct Secrets(Vec<Zeroizing<String>>);
+
+impl Peer {
+    /// Sends the request that `make` makes and reads the reply. With an OAuth client `make` is given a
+    /// token; a 401 with it drops the token, fetches once and sends once more, all in one attempt.
+    pub(crate) async fn exchange<M>(&self, cx: &OperationContext, make: M) -> Result<Reply, OperationError>
+    where
+        M: Fn(Option<&AccessToken>, &mut Secrets) -> Result<Request, OperationError> + Send + Sync,
+    {
+        let Some(oauth) = &self.oauth else {
+            return self.send(cx, None, &make).await;
+        };
+        let token = self.token(cx, oauth).await?;
+        let reply = self.send(cx, Some(&token), &make).await?;
+        if reply.status != 401 {
+            return Ok(reply);
+        }
+        cx.runtime.tokens.rejected(&token);
+        let token = self.token(cx, oauth).await?;
+        self.send(cx, Some(&token), &make).await
+    }
+
+    async fn token(&self, cx: &OperationContext, oauth: &OauthUse) -> Result<AccessToken, OperationError> {
+        let token = cx.runtime.tokens.token(&oauth.client, cx.item.as_str()).await;
+        token.map_err(|fault| {
+            let text = format!("no token of OAuth client {}: {}", oauth.client, fault.text);
+            let mut error = OperationError::fault("oauth", text);
+            error.fault.detail = fault.detail;
+            error
+        })
+    }
+
+    async fn send<M>(
+        &self,
+        cx: &OperationContext,
+        token: Option<&AccessToken>,
+        make: &M,
+    ) -> Result<Reply, OperationError>
+    where
+        M: Fn(Option<&AccessToken>, &mut Secrets) -> Result<Request, OperationError> + Send + Sync,
+    {
+        let mut secrets = Secrets::default();
+        let mut request = make(token, &mut secrets)?;
+        if let Some(token) = token {
+            secrets.add(&token.secret);
+        }
+        self.transport_headers(cx, token, request.headers_mut())?;
+        let exchange = async {
+            let response = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
+            self.read(response).await
+        };
+        tokio::select! {
+            reply = exchange => reply.map(|reply| Reply { body: secrets.scrub(reply.body), ..reply }),
+            () = cx.runtime.clock.sleep(cx.response_timeout) => {
+                let text = format!("{} did not answer within {:?}", self.name, cx.response_timeout);
+                Err(OperationError::fault("timeout", text))
+            }
+        }
+    }
+
+    /// Headers that belong to the sending, not to the message. All but the token are a pure function of
+    /// the header being sent (P3).
+    fn transport_headers(
+        &self,
+        cx: &OperationContext,
+        token: Option<&AccessToken>,
+        headers: &mut HeaderMap,
+    ) -> Result<(), OperationError> {
+        if let (Some(token), Some(OauthUse { placement: Placement::Header, .. })) = (token, &self.oauth) {
+            let bearer = Zeroizing::new(format!("Bearer {}", token.secret.as_str()));
+            let mut value = HeaderValue::from_str(&bearer).map_err(|_| {
+                let text = format!("the token of OAuth client {} cannot stand in a header", token.client);
+                OperationError::fault("oauth", text)
+            })?;
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        let key = HeaderValue::from_str(&cx.idempotency_key);
+        let session = HeaderValue::from_str(&cx.header.session.to_string());
+        let parent = HeaderValue::from_str(&trace_parent(cx));
+        let own = [
+            (self.idempotency_header.clone(), key),
+            (HeaderName::from_static("septet-session"), session),
+            (HeaderName::from_static("traceparent"), parent),
+        ];
+        for (name, value) in own {
+            if let Ok(value) = value {
+                headers.insert(name, value);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Reply, OperationError> {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
+            if body.len() + chunk.len() > MAX_REPLY {
+                let text = format!("{} answered HTTP {status} with more than 64 MiB", self.name);
+                return Err(OperationError::fault("reply", text));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Reply { status, headers, body: body.freeze() })
+    }
+
+    /// What a failed exchange means, in our own words.
+    fn broken(&self, error: &reqwest::Error) -> OperationError {
+        let peer = &self.name;
+        let mut kind = None;
+        let mut source: Option<&(dyn StdError + 'static)> = Some(error);
+        while let Some(cause) = source {
+            if let Some(tls) = tls_error(cause) {
+                return OperationError::fault("tls", format!("no TLS connection with {peer}: {tls}"));
+            }
+            kind = cause.downcast_ref::<io::Error>().map(io::Error::kind).or(kind);
+            source = cause.source();
+        }
+        let (code, text) = if error.is_dns() {
+            ("dns", format!("the name of {peer} cannot be resolved"))
+        } else if error.is_connect() {
+            (
+                "connect",
+                match kind {
+                    Some(io::ErrorKind::ConnectionRefused) => format!("{peer} refused the connection"),
+                    Some(kind) => format!("no connection to {peer}: {kind}"),
+                    None => format!("no connection to {peer}"),
+                },
+            )
+        } else if error.is_timeout() {
+            ("timeout", format!("{peer} did not answer in time"))
+        } else if error.is_builder() {
+            ("request", format!("the request to {peer} cannot be built"))
+        } else {
+            ("closed", format!("{peer} broke off before its reply was complete"))
+        };
+        OperationError::fault(code, text)
+    }
+}
+
+/// rustls' own words for a failed handshake; they name no data. The error may be wrapped in I/O errors, which
+/// leave themselves out of the chain of sources.
+fn tls_error(cause: &(dyn StdError + 'static)) -> Option<String> {
+    if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
+        return Some(tls.to_string());
+    }
+    let inner = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref)?;
+    tls_error(inner)
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Peer({})", self.name)
+    }
+}
+
+/// `host:port` of a URL.
+pub(crate) fn peer_name(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// W3C Trace Context: the trace is the session, the span is the header being sent.
+fn trace_parent(cx: &OperationContext) -> String {
+    let hex = |text: &str, bytes: usize| -> String {
+        let hash = digest::digest(&digest::SHA256, text.as_bytes());
+        hash.as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
+    };
+    let trace = hex(&format!("{}-session-{}", cx.runtime.epoch, cx.header.session), 16);
+    format!("00-{trace}-{}-01", hex(&cx.idempotency_key, 8))
+}
+
+// === impl Reply ===
+
+impl Reply {
+    pub(crate) fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The media type in lower case, and its charset.
+    pub(crate) fn content_type(&self) -> (String, Option<String>) {
+        let text = self.header(header::CONTENT_TYPE).unwrap_or_default();
+        let mut parts = text.split(';');
+        let media = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+        let charset = parts.find_map(|part| {
+            let (name, value) = part.trim().split_once('=')?;
+            name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_owned())
+        });
+        (media, charset.filter(|charset| !charset.is_empty()))
+    }
+
+    /// `Retry-After`, in seconds or as a date.
+    pub(crate) fn retry_after(&self, now: Timestamp) -> Option<Duration> {
+        let text = self.header(header::RETRY_AFTER)?.trim();
+        if let Ok(seconds) = text.parse::<u64>() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+        Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
+    }
+
+    /// The peer's own words about a refusal: its challenge and its body, where that is text; cut.
+    pub(crate) fn words(&self) -> Option<String> {
+        const LONGEST: usize = 4096;
+        let challenge = self.header(header::WWW_AUTHENTICATE).map(|text| format!("WWW-Authenticate: {text}"));
+        let body = std::str::from_utf8(&self.body).ok().map(str::trim).filter(|text| !text.is_empty());
+        let mut words = [challenge.as_deref(), body].into_iter().flatten().collect::<Vec<_>>().join("\n");
+        if words.len() > LONGEST {
+            let end = (0..=LONGEST).rev().find(|at| words.is_char_boundary(*at)).unwrap_or(0);
+            words.truncate(end);
+            words.push('…');
+        }
+        (!words.is_empty()).then_some(words)
+    }
+}
+
+// === impl Secrets ===
+
+impl Secrets {
+    /// Remembers clear text that is being sent. Very short texts are not worth hiding: they would be found
+    /// everywhere.
+    pub(crate) fn add(&mut self, clear: &str) {
+        if clear.len() >= 6 {
+            self.0.push(Zeroizing::new(clear.to_owned()));
+        }
+    }
+
+    /// `bytes` with every secret in it masked: a peer that echoes what it was sent puts no token into the
+    /// trace (P9).
+    fn scrub(&self, bytes: Bytes) -> Bytes {
+        let mut bytes = bytes;
+        for secret in &self.0 {
+            let finder = memmem::Finder::new(secret.as_bytes());
+            if finder.find(&bytes).is_none() {
+                continue;
+            }
+            let mut out = BytesMut::with_capacity(bytes.len());
+            let mut end = 0;
+            for at in finder.find_iter(&bytes) {
+                out.extend_from_slice(bytes.get(end..at).unwrap_or_default());
+                out.extend_from_slice("•••".as_bytes());
+                end = at + secret.len();
+            }
+            out.extend_from_slice(bytes.get(end..).unwrap_or_default());
+            bytes = out.freeze();
+        }
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(headers: &[(HeaderName, &'static str)], body: &'static [u8]) -> Reply {
+        let headers = headers.iter().map(|(n, v)| (n.clone(), HeaderValue::from_static(v))).collect();
+        Reply { status: 200, headers, body: Bytes::from_static(body) }
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let after = |text| reply(&[(header::RETRY_AFTER, text)], b"").retry_after(now);
+        assert_eq!(after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(after("Sun, 22 Nov 2026 10:01:00 GMT"), Some(Duration::from_secs(60)));
+        assert_eq!(after("Sun, 22 Nov 2026 09:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(after("soon"), None);
+    }
+
+    #[test]
+    fn a_content_type_is_a_media_type_and_a_charset() {
+        let of = |text| reply(&[(header::CONTENT_TYPE, text)], b"").content_type();
+        assert_eq!(
+            of("Text/Plain; Charset=\"iso-8859-1\""),
+            ("text/plain".into(), Some("iso-8859-1".into()))
+        );
+        assert_eq!(of("application/json"), ("application/json".into(), None));
+    }
+
+    #[test]
+    fn an_echoed_secret_is_masked_everywhere_in_the_reply() {
+        let mut secrets = Secrets::default();
+        secrets.add("tok-12345");
+        secrets.add("abc");
+        let scrubbed = secrets.scrub(Bytes::from_static(b"abc tok-12345,tok-12345!"));
+        assert_eq!(scrubbed, "abc •••,•••!".as_bytes());
+    }
+
+    #[test]
+    fn only_this_machine_is_loopback() {
+        let is = |text| is_loopback(&Url::parse(text).unwrap());
+        for here in ["http://localhost:1/", "http://127.0.0.9/", "http://[::1]:80/x"] {
+            assert!(is(here), "{here}");
+        }
+        for away in ["http://localhost.example/", "http://10.0.0.1/", "http://127.0.0.1.example/"] {
+            assert!(!is(away), "{away}");
+        }
+    }
+}

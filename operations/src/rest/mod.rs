@@ -1,0 +1,377 @@
+//! `rest`: messages as HTTP requests, by a map from message type to request (CONTRACT §2.3). The reply's
+//! status is the code that the reply actions judge; its body becomes a record where the request declares
+//! the type of its reply.
+//!
+//! [`request`] makes the request, [`reply`] reads the answer; both are pure. What crosses the network and
+//! how is in [`crate::http_client`].
+
+mod reply;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use reqwest::Method;
+use reqwest::header::HeaderName;
+use schemars::JsonSchema;
+use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::diagnostic::Severity;
+use septet_engine::config::settings::ClientTls;
+use septet_engine::config::units::Ordered;
+use septet_engine::host::{
+    BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
+};
+use septet_engine::id::ItemName;
+use septet_engine::record::{FieldType, MessageType};
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::reply::Family;
+use septet_engine::token::Placement;
+use serde::Deserialize;
+
+use crate::http_client::{OauthUse, Peer, check_clear_text, check_tls, check_url, client, peer_name};
+use crate::template::Template;
+
+/// The class.
+pub const CLASS: ItemClass = ItemClass {
+    type_name: "rest",
+    kind: ItemKind::Operation,
+    summary: "Sends messages as HTTP requests to a REST API, with OAuth tokens where the API wants them.",
+    schema: || schemars::schema_for!(Settings),
+    build,
+};
+
+/// Messages as HTTP requests.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The URL before every request's `path`; the two are concatenated.
+    url: String,
+    /// The OAuth client whose token goes with every request: its name, or `{ client, placement }` with
+    /// placement `header` (the default), `body` (a form field `access_token`) or `query`.
+    oauth: Option<OauthUse>,
+    /// Message type → HTTP request. Message types of HL7 messages are written `"ORU^R01"`.
+    requests: Ordered<RequestSettings>,
+    /// Lets tokens and secrets go over plain http to other machines: for networks that are trusted.
+    #[serde(default)]
+    allow_plain_http: bool,
+    /// Trust and client certificate.
+    tls: Option<ClientTls>,
+}
+
+/// The HTTP request of one message type.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RequestSettings {
+    /// `GET POST PUT PATCH DELETE HEAD`.
+    #[serde(default = "post")]
+    method: String,
+    /// What follows `url`. `{name}` takes a field of the message, `{PID-3.1}` of an HL7 message, and
+    /// `{id} {session} {control_id} {date} {time}` of its header.
+    #[serde(default)]
+    path: String,
+    /// The message type of the reply; without it JSON replies have type `Json`.
+    reply: Option<String>,
+    /// `json` (the default of records), `form`, `raw` (the bytes as they are: the default of everything
+    /// else) or `none` (the default of GET, HEAD and DELETE).
+    body: Option<BodyKind>,
+    /// Headers; templates like `path`. One that is a single absent field is left out.
+    #[serde(default)]
+    headers: Ordered<String>,
+    /// Query parameters; templates like `path`. One that is a single absent field is left out.
+    #[serde(default)]
+    query: Ordered<String>,
+}
+
+fn post() -> String {
+    "POST".to_owned()
+}
+
+/// What the request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum BodyKind {
+    /// The whole record as JSON.
+    Json,
+    /// The record's fields as `application/x-www-form-urlencoded`.
+    Form,
+    /// The bytes as they are.
+    Raw,
+    /// Nothing.
+    None,
+}
+
+/// One entry of the message map, checked.
+pub(crate) struct RequestPlan {
+    method: Method,
+    url: Template,
+    body: Option<BodyKind>,
+    headers: Vec<(HeaderName, Template)>,
+    query: Vec<(String, Template)>,
+    reply: Option<String>,
+    placement: Option<Placement>,
+}
+
+// === Checking ===
+
+const METHODS: [Method; 6] =
+    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD];
+
+/// Headers whose value is a secret though it stands in the file.
+const CREDENTIALS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
+
+fn build(build: &mut Build<'_>) -> Option<Built> {
+    let settings: Settings = build.settings()?;
+    let before = build.problems.iter().filter(|p| p.severity == Severity::Error).count();
+    let url = check_url(build, &settings.url);
+    check_tls(build, settings.tls.as_ref());
+    if let Some(oauth) = &settings.oauth {
+        build.oauth_client(&[At::Key("oauth")], &oauth.client);
+    }
+    let header = HeaderName::try_from(build.common.idempotency_header.as_str());
+    if header.is_err() {
+        build.error("S0606", &[At::Key("idempotency_header")], "this is no name of an HTTP header", None);
+    }
+    if settings.requests.is_empty() {
+        let suggestion = Some(format!("add [operations.{}.requests.TYPE]", build.item));
+        build.error("S0604", &[At::Key("requests")], "no message type is mapped to a request", suggestion);
+    }
+    let mut requests = BTreeMap::new();
+    let mut secret = settings.oauth.is_some().then_some("an OAuth token");
+    for (name, request) in settings.requests.iter() {
+        let plan = request_plan(build, &settings, name, request);
+        if has_secret(build, name, request) {
+            secret = secret.or(Some("a secret"));
+        }
+        if let Some(plan) = plan {
+            requests.insert(name.to_owned(), plan);
+        }
+    }
+    let url = url?;
+    check_clear_text(build, &url, secret, settings.allow_plain_http);
+    let errors = build.problems.iter().filter(|p| p.severity == Severity::Error).count();
+    if errors > before {
+        return None;
+    }
+    let oauth = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
+    let rest = Rest {
+        requests,
+        peer: peer_name(&url),
+        oauth: settings.oauth,
+        tls: settings.tls,
+        idempotency_header: header.ok()?,
+    };
+    let facts = Facts { oauth, replies: Some(Family::Http), answers: true, ..Facts::default() };
+    Some(Built { factory: Factory::Operation(Arc::new(RestFactory(Arc::new(rest)))), facts })
+}
+
+/// What a message type's name says about its content.
+#[derive(Clone, Copy)]
+enum Known<'a> {
+    Declared(&'a MessageType),
+    Hl7,
+    /// `Json`, `Text` and such: nothing is known of their fields.
+    Open,
+}
+
+/// Types that services and operations make of undeclared content.
+const UNDECLARED: [&str; 4] = ["Json", "Text", "Binary", "Alert"];
+
+fn request_plan(
+    build: &mut Build<'_>,
+    settings: &Settings,
+    name: &str,
+    request: &RequestSettings,
+) -> Option<RequestPlan> {
+    let at = [At::Key("requests"), At::Key(name)];
+    let types = build.names.types.clone();
+    let known = match types.get(name) {
+        Some(declared) => Known::Declared(declared),
+        None if name.contains('^') || matches!(name, "ACK" | "MCF") => Known::Hl7,
+        None if UNDECLARED.contains(&name) => Known::Open,
+        None => {
+            build.message_type(&at, name);
+            return None;
+        }
+    };
+    let place = |key| [At::Key("requests"), At::Key(name), At::Key(key)];
+    let mut whole = true;
+
+    let method = METHODS.into_iter().find(|known| known.as_str() == request.method);
+    if method.is_none() {
+        let upper = request.method.to_ascii_uppercase();
+        let meant = METHODS.iter().find(|known| known.as_str() == upper);
+        let suggestion = meant.map(|known| format!("did you mean {known}?"));
+        let text = "a method is one of GET, POST, PUT, PATCH, DELETE, HEAD";
+        build.error("S0605", &place("method"), text, suggestion);
+        whole = false;
+    }
+    let bodiless = matches!(method, Some(Method::GET | Method::HEAD | Method::DELETE));
+    if bodiless && !matches!(request.body, None | Some(BodyKind::None)) {
+        build.error("S0605", &place("body"), format!("{} has no body", request.method), None);
+        whole = false;
+    }
+    let wrong_body = match (known, request.body) {
+        (Known::Hl7, Some(BodyKind::Json | BodyKind::Form)) => Some("an HL7 message is sent as raw bytes"),
+        (Known::Declared(_), Some(BodyKind::Raw)) => Some("a record is sent as json or form"),
+        _ => None,
+    };
+    if let Some(text) = wrong_body {
+        build.error("S0605", &place("body"), text, None);
+        whole = false;
+    }
+    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
+    if placement == Some(Placement::Body) {
+        let possible = !bodiless && !matches!(known, Known::Hl7) && request.body != Some(BodyKind::None);
+        if !possible || matches!(request.body, Some(BodyKind::Json | BodyKind::Raw)) {
+            let text = "placement = \"body\" sends a form, which this request cannot be";
+            let suggestion = Some("use placement = \"header\"".to_owned());
+            build.error("S0605", &place("body"), text, suggestion);
+            whole = false;
+        }
+    }
+    if let Some(reply) = &request.reply
+        && !UNDECLARED.contains(&reply.as_str())
+    {
+        whole &= build.message_type(&place("reply"), reply);
+    }
+
+    let url = check_template(build, &place("path"), known, &format!("{}{}", settings.url, request.path));
+    let mut headers = Vec::new();
+    for (header, text) in request.headers.iter() {
+        let at = [At::Key("requests"), At::Key(name), At::Key("headers"), At::Key(header)];
+        let template = check_template(build, &at, known, text);
+        match HeaderName::try_from(header) {
+            Ok(header) if matches!(header.as_str(), "host" | "content-length" | "transfer-encoding") => {
+                build.error("S0606", &at, "this header is set by the connection", None);
+                whole = false;
+            }
+            Ok(reqwest::header::AUTHORIZATION) if placement == Some(Placement::Header) => {
+                build.error("S0606", &at, "Authorization is set by oauth", None);
+                whole = false;
+            }
+            Ok(header) => match template {
+                Some(template) => headers.push((header, template)),
+                None => whole = false,
+            },
+            Err(_) => {
+                build.error("S0606", &at, "this is no name of an HTTP header", None);
+                whole = false;
+            }
+        }
+    }
+    let mut query = Vec::new();
+    for (parameter, text) in request.query.iter() {
+        let at = [At::Key("requests"), At::Key(name), At::Key("query"), At::Key(parameter)];
+        match check_template(build, &at, known, text) {
+            Some(template) => query.push((parameter.to_owned(), template)),
+            None => whole = false,
+        }
+    }
+    let reply = request.reply.clone().filter(|reply| !UNDECLARED.contains(&reply.as_str()));
+    let (method, url) = (method?, url?);
+    whole.then_some(RequestPlan { method, url, body: request.body, headers, query, reply, placement })
+}
+
+/// Reads a template and compares its places with the message type.
+fn check_template(build: &mut Build<'_>, at: &[At<'_>], known: Known<'_>, text: &str) -> Option<Template> {
+    let template = match Template::parse(text) {
+        Ok(template) => template,
+        Err(error) => {
+            build.error("S0607", at, error.to_string(), None);
+            return None;
+        }
+    };
+    let mut whole = true;
+    for name in template.fields() {
+        let wrong = match known {
+            Known::Declared(declared) => {
+                let first = name.split('.').next().unwrap_or(name);
+                let field = |field: &str| declared.fields.iter().any(|(known, _)| known == field);
+                let near = did_you_mean(name, declared.fields.iter().map(|(known, _)| known.as_str()));
+                (!field(name) && !field(first))
+                    .then(|| (format!("{} has no field {name}", declared.name), near))
+            }
+            Known::Hl7 => {
+                let path = name.parse::<septet_hl7::Path>();
+                path.err().map(|error| (format!("this is no HL7 path: {error}"), None))
+            }
+            Known::Open => None,
+        };
+        if let Some((text, suggestion)) = wrong {
+            build.error("S0607", at, text, suggestion);
+            whole = false;
+        }
+    }
+    whole.then_some(template)
+}
+
+/// Whether the request carries a secret: a secret field of its message, or credentials in a header.
+fn has_secret(build: &Build<'_>, name: &str, request: &RequestSettings) -> bool {
+    let declared = build.names.types.get(name);
+    let field = declared.is_some_and(|t| t.fields.iter().any(|(_, field)| field.kind == FieldType::Secret));
+    let header = |name: &str| CREDENTIALS.iter().any(|known| name.eq_ignore_ascii_case(known));
+    field || request.headers.iter().any(|(name, _)| header(name))
+}
+
+// === Running ===
+
+struct Rest {
+    requests: BTreeMap<String, RequestPlan>,
+    peer: String,
+    oauth: Option<OauthUse>,
+    tls: Option<ClientTls>,
+    idempotency_header: HeaderName,
+}
+
+struct RestFactory(Arc<Rest>);
+
+impl fmt::Debug for RestFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rest({})", self.0.peer)
+    }
+}
+
+impl OperationFactory for RestFactory {
+    fn create(&self, _runtime: &Runtime, _item: &ItemName) -> Box<dyn BusinessOperation> {
+        Box::new(RestOperation { rest: self.0.clone(), peer: None })
+    }
+}
+
+struct RestOperation {
+    rest: Arc<Rest>,
+    /// There once started.
+    peer: Option<Peer>,
+}
+
+#[async_trait]
+impl BusinessOperation for RestOperation {
+    async fn start(&mut self) -> Result<(), HostFault> {
+        let rest = &self.rest;
+        self.peer = Some(Peer {
+            client: client(rest.tls.as_ref())?,
+            name: rest.peer.clone(),
+            oauth: rest.oauth.clone(),
+            idempotency_header: rest.idempotency_header.clone(),
+        });
+        Ok(())
+    }
+
+    async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
+        let peer = self.peer.as_ref();
+        let peer =
+            peer.ok_or_else(|| OperationError::fault("start", "the operation has not been started"))?;
+        let type_name = cx.body.type_name();
+        let plan = self.rest.requests.get(type_name).ok_or_else(|| {
+            OperationError::message(
+                "request",
+                format!("no request is mapped to messages of type {type_name}"),
+            )
+        })?;
+        let reply = peer.exchange(cx, |token, secrets| request::make(plan, cx, token, secrets)).await?;
+        Ok(reply::outcome(reply, plan.reply.as_deref(), cx, &peer.name))
+    }
+}

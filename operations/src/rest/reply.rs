@@ -1,0 +1,152 @@
+//! HTTP reply → outcome (CONTRACT §2.2, §2.3). The status alone is the code; what the body is decides only
+//! what is kept and whether the caller gets the fault `message`.
+
+use bytes::Bytes;
+use reqwest::StatusCode;
+use septet_engine::body::{BINARY, Body, JSON, TEXT};
+use septet_engine::fault::Fault;
+use septet_engine::host::{OperationContext, Outcome};
+use septet_engine::record::{FieldType, MessageType, Record, RecordError, Undeclared};
+use septet_engine::vault::VaultError;
+use serde_json::Value;
+
+use crate::http_client::Reply;
+
+/// What the reply means for the message; `declared` is the type that a successful reply should have.
+pub(super) fn outcome(reply: Reply, declared: Option<&str>, cx: &OperationContext, peer: &str) -> Outcome {
+    let retry_after = reply.retry_after(cx.runtime.clock.now());
+    let declared = declared.and_then(|name| cx.runtime.types.get(name));
+    let (body, misfit) = read(&reply, declared, cx);
+    let fault = if reply.is_success() { misfit } else { Some(refusal(&reply, peer)) };
+    Outcome::Replied { code: format!("{:03}", reply.status), body, fault, retry_after }
+}
+
+/// The fault of a reply that is no success.
+fn refusal(reply: &Reply, peer: &str) -> Fault {
+    let status = StatusCode::from_u16(reply.status).ok();
+    let reason = status.and_then(|status| status.canonical_reason()).unwrap_or("an unknown status");
+    let redirect = if (300..400).contains(&reply.status) { " (redirects are not followed)" } else { "" };
+    let text = format!("{peer} answered HTTP {} {reason}{redirect}", reply.status);
+    let fault = Fault::new("call", format!("{:03}", reply.status), text);
+    match reply.words() {
+        Some(words) => fault.with_detail(words),
+        None => fault,
+    }
+}
+
+/// The body worth keeping, and what is wrong with it.
+fn read(
+    reply: &Reply,
+    declared: Option<&MessageType>,
+    cx: &OperationContext,
+) -> (Option<Body>, Option<Fault>) {
+    let (media, charset) = reply.content_type();
+    let parsed = json(&media, &reply.body, declared.is_some());
+    // A refusal is not the declared reply: it is kept whole.
+    let typed = declared.filter(|_| reply.is_success());
+    let Some(typed) = typed else {
+        let body = match parsed {
+            Some(value) => Some(untyped(value, &media, &reply.body, declared, cx)),
+            None => plain(&media, charset, &reply.body),
+        };
+        return (body, None);
+    };
+    let misfit = |error: &RecordError| {
+        Some(Fault::new("message", "message", format!("the reply does not fit its type: {error}")))
+    };
+    let given = parsed.clone().or_else(|| reply.body.is_empty().then(|| Value::Object(Default::default())));
+    let Some(given) = given else {
+        let body = if has_secrets(typed) {
+            // It may well be the secret in some other form: sealed whole.
+            sealed_whole(&reply.body, cx)
+        } else {
+            plain(&media, charset, &reply.body)
+        };
+        return (body, misfit(&RecordError::Json));
+    };
+    let created = cx.runtime.types.create(&typed.name, given, Undeclared::Ignore, &cx.runtime.vault);
+    match created {
+        Ok(record) => {
+            let unchanged = parsed.as_ref() == Some(&record.fields);
+            let body = match unchanged {
+                true => Body::new(&typed.name, JSON, None, without_mark(&reply.body)),
+                false => Body::record(record),
+            };
+            (Some(body), None)
+        }
+        Err(error) => {
+            let body = parsed.map(|value| untyped(value, &media, &reply.body, Some(typed), cx));
+            (body, misfit(&error))
+        }
+    }
+}
+
+/// The body as JSON: where it says so, says nothing, or JSON is expected.
+fn json(media: &str, body: &Bytes, expected: bool) -> Option<Value> {
+    let says_so = media == JSON || media == "text/json" || media.ends_with("+json");
+    if !(says_so || media.is_empty() || expected) {
+        return None;
+    }
+    serde_json::from_slice(&without_mark(body)).ok()
+}
+
+/// A JSON reply that has no declared type or does not fit it. Fields that the type would seal are sealed
+/// all the same, so that a token in an odd reply is not kept in clear (P9).
+fn untyped(
+    mut value: Value,
+    media: &str,
+    body: &Bytes,
+    declared: Option<&MessageType>,
+    cx: &OperationContext,
+) -> Body {
+    let mut sealed = false;
+    if let (Some(declared), Some(fields)) = (declared, value.as_object_mut()) {
+        let secret = |(name, field): &(String, septet_engine::record::Field)| {
+            (field.kind == FieldType::Secret).then(|| name.clone())
+        };
+        for name in declared.fields.iter().filter_map(secret) {
+            if let Some(Value::String(clear)) = fields.get(&name) {
+                let hidden = cx.runtime.vault.seal_json(clear).unwrap_or(Value::Null);
+                fields.insert(name, hidden);
+                sealed = true;
+            }
+        }
+    }
+    if sealed {
+        return Body::record(Record::untyped("Json", value));
+    }
+    let media = if media.ends_with("+json") { media } else { JSON };
+    Body::new("Json", media, None, without_mark(body))
+}
+
+/// A reply that is no JSON, as it came.
+fn plain(media: &str, charset: Option<String>, body: &Bytes) -> Option<Body> {
+    if body.is_empty() {
+        return None;
+    }
+    let utf8 = std::str::from_utf8(body).is_ok();
+    let text = media.starts_with("text/") || media.ends_with("xml");
+    Some(match (text, utf8) {
+        (true, _) => Body::new("Text", media, charset.as_deref().or(utf8.then_some("utf-8")), body.clone()),
+        // Whatever it claims to be (broken JSON, nothing at all), it reads as text.
+        (false, true) => Body::new("Text", TEXT, Some("utf-8"), body.clone()),
+        (false, false) => {
+            Body::new("Binary", if media.is_empty() { BINARY } else { media }, None, body.clone())
+        }
+    })
+}
+
+fn sealed_whole(body: &Bytes, cx: &OperationContext) -> Option<Body> {
+    let text = std::str::from_utf8(body).map_err(|_| VaultError::Damaged);
+    let sealed = text.and_then(|text| cx.runtime.vault.seal_json(text)).ok()?;
+    Some(Body::record(Record::untyped("Text", sealed)))
+}
+
+fn has_secrets(declared: &MessageType) -> bool {
+    declared.fields.iter().any(|(_, field)| field.kind == FieldType::Secret)
+}
+
+/// Without a byte order mark.
+fn without_mark(body: &Bytes) -> Bytes {
+    if body.starts_with(b"\xef\xbb\xbf") { body.slice(3..) } else { body.clone() }
+}

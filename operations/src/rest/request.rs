@@ -1,0 +1,150 @@
+//! Message → HTTP request. A pure function of the header, the body and the token, so that a repeat after a
+//! crash is the same request (P3). Secrets are opened here and nowhere else in this operation.
+
+use reqwest::header::{CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, Request};
+use septet_engine::body::{JSON, TEXT};
+use septet_engine::host::{OperationContext, OperationError};
+use septet_engine::record::{Record, map_sealed};
+use septet_engine::token::{AccessToken, Placement};
+use septet_engine::vault::{Vault, VaultError};
+use serde_json::Value;
+use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
+
+use super::{BodyKind, RequestPlan};
+use crate::http_client::Secrets;
+use crate::template::{FillError, Place, Source, Template};
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// The request for the message of `cx`.
+pub(super) fn make(
+    plan: &RequestPlan,
+    cx: &OperationContext,
+    token: Option<&AccessToken>,
+    secrets: &mut Secrets,
+) -> Result<Request, OperationError> {
+    let runtime = &cx.runtime;
+    let source =
+        Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
+    let unsuitable = |error: FillError| OperationError::message("template", error.to_string());
+    let record = cx.body.as_record();
+    if let Some(record) = record {
+        note_secrets(record, &runtime.vault, secrets).map_err(sealed)?;
+    }
+
+    let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
+    let mut url = Url::parse(&text)
+        .map_err(|_| OperationError::message("template", "the message makes no valid URL"))?;
+    let token_for = |placement| token.filter(|_| plan.placement == Some(placement));
+    for (name, template) in &plan.query {
+        if let Some(value) = present(template, Place::Plain, &source).map_err(unsuitable)? {
+            url.query_pairs_mut().append_pair(name, &value);
+        }
+    }
+    if let Some(token) = token_for(Placement::Query) {
+        url.query_pairs_mut().append_pair("access_token", &token.secret);
+    }
+
+    let mut request = Request::new(plan.method.clone(), url);
+    let in_body = token_for(Placement::Body);
+    if let Some((content_type, bytes)) = body(plan, cx, record, in_body)? {
+        let content_type = HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static(TEXT));
+        request.headers_mut().insert(CONTENT_TYPE, content_type);
+        *request.body_mut() = Some(bytes.into());
+    }
+    for (name, template) in &plan.headers {
+        if let Some(value) = present(template, Place::Header, &source).map_err(unsuitable)? {
+            let wrong = |_| OperationError::message("template", format!("the header {name} cannot be sent"));
+            let mut value = HeaderValue::from_str(&value).map_err(wrong)?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(name, value);
+        }
+    }
+    Ok(request)
+}
+
+/// The filled template; nothing where it is a single place and the message has no value for it: an optional
+/// header or parameter is left out rather than sent empty.
+fn present(
+    template: &Template,
+    place: Place,
+    source: &Source<'_>,
+) -> Result<Option<Zeroizing<String>>, FillError> {
+    let text = template.source();
+    let alone = text.starts_with('{') && text.find('}') == Some(text.len() - 1);
+    match template.fill(place, source) {
+        Ok(value) if alone && value.is_empty() => Ok(None),
+        Err(FillError::Missing(_)) if alone => Ok(None),
+        filled => filled.map(Some),
+    }
+}
+
+/// Content type and bytes of the body, if the request has one.
+fn body(
+    plan: &RequestPlan,
+    cx: &OperationContext,
+    record: Option<&Record>,
+    token: Option<&AccessToken>,
+) -> Result<Option<(String, Vec<u8>)>, OperationError> {
+    let fallback = match (&plan.method, record) {
+        (&Method::GET | &Method::HEAD | &Method::DELETE, _) => BodyKind::None,
+        (_, Some(_)) => BodyKind::Json,
+        (_, None) => BodyKind::Raw,
+    };
+    let kind = if token.is_some() { BodyKind::Form } else { plan.body.unwrap_or(fallback) };
+    let fields = |record: Option<&Record>| {
+        let type_name = cx.body.type_name();
+        let record = record.ok_or_else(|| {
+            OperationError::message("request", format!("a message of type {type_name} is no record"))
+        })?;
+        record.reveal(&cx.runtime.vault).map_err(sealed)
+    };
+    Ok(match kind {
+        BodyKind::None => None,
+        BodyKind::Json => Some((JSON.to_owned(), fields(record)?.to_string().into_bytes())),
+        BodyKind::Form => {
+            let fields = fields(record)?;
+            let mut form = form_urlencoded::Serializer::new(String::new());
+            for (name, value) in fields.as_object().into_iter().flatten() {
+                if let Some(text) = form_text(value) {
+                    form.append_pair(name, &text);
+                }
+            }
+            if let Some(token) = token {
+                form.append_pair("access_token", &token.secret);
+            }
+            Some((FORM.to_owned(), form.finish().into_bytes()))
+        }
+        BodyKind::Raw => {
+            let content_type = match cx.body.charset() {
+                Some(charset) => format!("{}; charset={charset}", cx.body.content_type()),
+                None => cx.body.content_type().to_owned(),
+            };
+            Some((content_type, cx.body.bytes().to_vec()))
+        }
+    })
+}
+
+/// A value as a form field: text as it is, lists and objects as JSON, null not at all.
+fn form_text(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+fn note_secrets(record: &Record, vault: &Vault, secrets: &mut Secrets) -> Result<(), VaultError> {
+    map_sealed(&record.fields, &mut |value| {
+        let clear = vault.open_json(value).unwrap_or(Err(VaultError::Damaged))?;
+        secrets.add(&clear);
+        Ok(Value::Null)
+    })
+    .map(drop)
+}
+
+fn sealed(error: VaultError) -> OperationError {
+    OperationError::message("secret", error.to_string())
+}
