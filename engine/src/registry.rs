@@ -5,6 +5,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use schemars::Schema;
 
@@ -114,6 +115,8 @@ pub struct Facts {
     pub replies: Option<Family>,
     /// It can wait for long (a delay, a call without timeout): `check` warns with pool 1.
     pub waits: bool,
+    /// The time limit of its scripts (`script_time`), for the watchdog; absent = the default of a second.
+    pub script_time: Option<Duration>,
     /// It can be called and answers (`reply`), or its peer's answer is the reply.
     pub answers: bool,
     /// It waits for the reply of its targets (`ack = "application"`, `reply = "wait"`), so that several

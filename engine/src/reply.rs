@@ -124,6 +124,11 @@ impl ReplyActions {
         Ok(ReplyActions { family, configured })
     }
 
+    /// Nothing configured: the built-ins alone.
+    pub fn builtin(family: Family) -> Self {
+        ReplyActions { family, configured: BTreeMap::new() }
+    }
+
     /// What to do with a reply of this code (`AA`, `404`, `none`, `fault`, …).
     pub fn action(&self, code: &str) -> Action {
         let class = match code.as_bytes() {

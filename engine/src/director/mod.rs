@@ -1,18 +1,37 @@
 //! The Director runs a plan: it starts and stops items, drives their queues, applies reply actions,
 //! retries, suspends, raises alerts, and is what the admin API talks to.
 
+//!
+//! [`engine`] is the handle everybody outside uses; `items` has the life of one item; `intake`, `process`
+//! and `operation` run the three kinds; `exchange` builds the transactions that create headers; `control`
+//! is what operators do to messages; `reload` changes the plan.
+
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
 
-use jiff::Timestamp;
-
-use crate::body::Body;
-use crate::config::plan::Plan;
 use crate::id::{ItemName, MessageId, SessionId};
 use crate::process::LaneFactory;
-use crate::store::{ItemCounts, MessageFilter, Store};
+use crate::store::{ItemCounts, Store};
 use crate::token::SharedTokens;
+
+pub use engine::Engine;
+
+mod alerts;
+mod control;
+mod core;
+mod engine;
+mod exchange;
+mod extract;
+mod instance;
+mod intake;
+mod items;
+mod lanes;
+mod operation;
+mod outcome;
+mod process;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
 
 /// The state of an item as the API shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,108 +201,3 @@ impl fmt::Debug for Parts {
     }
 }
 
-/// A running production. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Engine(Arc<Running>);
-
-#[derive(Debug)]
-struct Running {
-    store: Store,
-    started: Timestamp,
-}
-
-impl Engine {
-    /// Starts a plan on a recovered store: resolves orphans, configures queues, binds and runs every
-    /// enabled item (one that cannot is `faulted` and tried again), resumes waiting instances.
-    pub async fn start(_plan: Plan, _parts: Parts, _orphans: Orphans) -> Result<Engine, StartError> {
-        unimplemented!("director")
-    }
-
-    /// Switches to a new plan: builds and binds everything new first, then switches what changed, or
-    /// changes nothing.
-    pub async fn reload(&self, _plan: Plan, _orphans: Orphans) -> Result<(), StartError> {
-        unimplemented!("director")
-    }
-
-    /// Stops accepting, finishes work in flight (at most `deadline`), syncs. Queues stay on disk.
-    pub async fn shutdown(&self, _deadline: Duration) {
-        unimplemented!("director")
-    }
-
-    /// The plan that runs.
-    pub fn plan(&self) -> Arc<Plan> {
-        unimplemented!("director")
-    }
-
-    /// The store.
-    pub fn store(&self) -> &Store {
-        &self.0.store
-    }
-
-    /// When it was started.
-    pub fn started(&self) -> Timestamp {
-        self.0.started
-    }
-
-    /// The production's state.
-    pub fn state(&self) -> ProductionState {
-        unimplemented!("director")
-    }
-
-    /// Recovery is done, all enabled services listen, the store takes writes; else why not.
-    pub fn ready(&self) -> Result<(), String> {
-        unimplemented!("director")
-    }
-
-    /// All items in file order.
-    pub fn items(&self) -> Vec<ItemView> {
-        unimplemented!("director")
-    }
-
-    /// Starts a stopped, paused or disabled item. `who` is for the event.
-    pub async fn start_item(&self, _item: &str, _who: Option<&str>) -> Result<(), ControlError> {
-        unimplemented!("director")
-    }
-
-    /// Stops an item; remembered over restarts.
-    pub async fn stop_item(&self, _item: &str, _who: Option<&str>) -> Result<(), ControlError> {
-        unimplemented!("director")
-    }
-
-    /// Stops and starts an item.
-    pub async fn restart_item(&self, _item: &str, _who: Option<&str>) -> Result<(), ControlError> {
-        unimplemented!("director")
-    }
-
-    /// A new request over the stored (or an edited) body; durable when this returns.
-    pub async fn resend(
-        &self,
-        _id: MessageId,
-        _target: Option<&str>,
-        _body: Option<Body>,
-        _who: Option<&str>,
-    ) -> Result<Resent, ControlError> {
-        unimplemented!("director")
-    }
-
-    /// A suspended message goes back to its place.
-    pub async fn resume(&self, _id: MessageId, _who: Option<&str>) -> Result<(), ControlError> {
-        unimplemented!("director")
-    }
-
-    /// A suspended or queued message will not be processed. In flight: refused.
-    pub async fn discard(&self, _id: MessageId, _who: Option<&str>) -> Result<(), ControlError> {
-        unimplemented!("director")
-    }
-
-    /// Resends every request that the filter selects, oldest first, or says what would be.
-    pub async fn replay(
-        &self,
-        _filter: &MessageFilter,
-        _target: Option<&str>,
-        _dry_run: bool,
-        _who: Option<&str>,
-    ) -> Result<ReplayReport, ControlError> {
-        unimplemented!("director")
-    }
-}

@@ -1,0 +1,221 @@
+//! The handle on a running production.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use crate::config::plan::Plan;
+use crate::director::core::Core;
+use crate::director::items::{Control, Item};
+use crate::director::lanes::Lanes;
+use crate::director::{ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError};
+use crate::event::{Level, NewEvent};
+use crate::host::{Keep, KeepFamily};
+use crate::id::ItemName;
+use crate::process::LaneServices;
+use crate::registry::ItemKind;
+use crate::store::Store;
+
+/// A running production. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Engine(pub(super) Arc<Running>);
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) core: Arc<Core>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) items: RwLock<HashMap<ItemName, Item>>,
+    pub(super) state: watch::Sender<ProductionState>,
+    pub(super) started: Timestamp,
+    /// One reload at a time.
+    pub(super) reloading: tokio::sync::Mutex<()>,
+}
+
+impl Engine {
+    /// Starts a plan on a recovered store: resolves orphans, configures queues, binds and runs every
+    /// enabled item (one that cannot is `faulted` and tried again), resumes waiting instances.
+    pub async fn start(plan: Plan, parts: Parts, _orphans: Orphans) -> Result<Engine, StartError> {
+        let Parts { store, lanes, tokens } = parts;
+        let plan = Arc::new(plan);
+        let services =
+            LaneServices { vault: store.vault().clone(), timezone: plan.production.timezone.clone() };
+        let lanes = Arc::new(Lanes::new(lanes, services, store.clock().clone()));
+        let core = Arc::new(Core::new(plan.clone(), store.clone(), tokens));
+        let running = Running {
+            core,
+            lanes,
+            items: RwLock::default(),
+            state: watch::Sender::new(ProductionState::Starting),
+            started: store.clock().now(),
+            reloading: tokio::sync::Mutex::default(),
+        };
+        let engine = Engine(Arc::new(running));
+        engine.spawn_items(&plan).await;
+        engine.0.state.send_replace(ProductionState::Running);
+        Ok(engine)
+    }
+
+    /// Queues first, so that whatever comes in finds its way; services last.
+    async fn spawn_items(&self, plan: &Plan) {
+        for kind in [ItemKind::Operation, ItemKind::Process, ItemKind::Service] {
+            let directory = self.0.core.directory();
+            let of_kind = plan.items.iter().filter(|item| item.kind == kind);
+            let routed = of_kind.filter_map(|item| directory.get(item.name.as_str()));
+            let items: Vec<Item> =
+                routed.map(|routed| Item::spawn(&self.0.core, &self.0.lanes, routed, None)).collect();
+            join_all(items.iter().map(Item::settled)).await;
+            let mut known = self.0.items.write().unwrap_or_else(PoisonError::into_inner);
+            known.extend(items.into_iter().map(|item| (item.name().clone(), item)));
+        }
+    }
+
+    /// Stops accepting, finishes work in flight (at most `deadline`), syncs. Queues stay on disk.
+    pub async fn shutdown(&self, deadline: Duration) {
+        if self.0.state.send_replace(ProductionState::Draining) == ProductionState::Stopped {
+            self.0.state.send_replace(ProductionState::Stopped);
+            return;
+        }
+        let clock = self.0.core.store.clock().clone();
+        let wait = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
+        let end = clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
+        for kind in [ItemKind::Service, ItemKind::Process, ItemKind::Operation] {
+            let items = self.all().into_iter().filter(|item| item.routed.plan.kind == kind);
+            let left = Duration::try_from(end.duration_since(clock.now())).unwrap_or_default();
+            join_all(items.map(|item| async move { item.end(left).await })).await;
+        }
+        if let Err(failed) = self.0.core.store.close().await {
+            tracing::error!(error = %failed, "the store could not be closed cleanly");
+        }
+        self.0.state.send_replace(ProductionState::Stopped);
+    }
+
+    /// The plan that runs.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.0.core.directory().plan.clone()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.0.core.store
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Timestamp {
+        self.0.started
+    }
+
+    /// The production's state.
+    pub fn state(&self) -> ProductionState {
+        *self.0.state.borrow()
+    }
+
+    /// Recovery is done, all enabled services listen, the store takes writes; else why not. A service that
+    /// an operator or its schedule stopped is meant not to listen.
+    pub fn ready(&self) -> Result<(), String> {
+        let state = self.state();
+        if state != ProductionState::Running {
+            return Err(format!("the production is {}", state.as_str()));
+        }
+        if !self.0.core.store.accepting() {
+            return Err("the store takes no messages".to_owned());
+        }
+        for item in self.all().into_iter().filter(|item| item.routed.plan.kind == ItemKind::Service) {
+            match item.state() {
+                ItemState::Running | ItemState::Stopped | ItemState::Stopping | ItemState::Disabled => {}
+                state => return Err(format!("service {} is {}", item.name(), state.as_str())),
+            }
+        }
+        Ok(())
+    }
+
+    /// All items in file order.
+    pub fn items(&self) -> Vec<ItemView> {
+        let plan = self.plan();
+        let items = self.0.items.read().unwrap_or_else(PoisonError::into_inner);
+        let view = |name: &ItemName| {
+            let item = items.get(name)?;
+            let mut counts = self.0.core.store.counts(name);
+            if let Some(fault) = item.fault() {
+                counts.last_error = Some(fault);
+            }
+            let plan = &item.routed.plan;
+            Some(ItemView {
+                name: name.clone(),
+                kind: plan.kind.as_str(),
+                type_name: plan.type_name,
+                state: item.state(),
+                counts,
+            })
+        };
+        plan.items.iter().filter_map(|item| view(&item.name)).collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Item> {
+        self.0.items.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<Item, ControlError> {
+        let items = self.0.items.read().unwrap_or_else(PoisonError::into_inner);
+        items.get(name).cloned().ok_or_else(|| ControlError::UnknownItem(name.to_owned()))
+    }
+
+    /// Starts a stopped, paused or disabled item. `who` is for the event.
+    pub async fn start_item(&self, item: &str, who: Option<&str>) -> Result<(), ControlError> {
+        let item = self.find(item)?;
+        if !item.routed.plan.common.enabled {
+            let text = format!("{} is disabled in the production file", item.name());
+            return Err(ControlError::NotAllowed(text));
+        }
+        self.remember(&item, Control::Run, who, "start").await?;
+        item.start().await;
+        Ok(())
+    }
+
+    /// Stops an item; remembered over restarts.
+    pub async fn stop_item(&self, item: &str, who: Option<&str>) -> Result<(), ControlError> {
+        let item = self.find(item)?;
+        if !item.routed.plan.common.enabled {
+            let text = format!("{} is disabled in the production file", item.name());
+            return Err(ControlError::NotAllowed(text));
+        }
+        self.remember(&item, Control::Stopped, who, "stop").await?;
+        item.stop(ItemState::Stopped, self.plan().production.shutdown_timeout).await;
+        Ok(())
+    }
+
+    /// Stops and starts an item.
+    pub async fn restart_item(&self, item: &str, who: Option<&str>) -> Result<(), ControlError> {
+        let found = self.find(item)?;
+        if !found.routed.plan.common.enabled {
+            let text = format!("{item} is disabled in the production file");
+            return Err(ControlError::NotAllowed(text));
+        }
+        self.remember(&found, Control::Run, who, "restart").await?;
+        found.stop(ItemState::Stopped, self.plan().production.shutdown_timeout).await;
+        found.start().await;
+        Ok(())
+    }
+
+    async fn remember(
+        &self,
+        item: &Item,
+        control: Control,
+        who: Option<&str>,
+        order: &str,
+    ) -> Result<(), ControlError> {
+        let store = &self.0.core.store;
+        let unavailable = |failed: crate::store::StoreFailed| ControlError::Unavailable(failed.to_string());
+        let value = control.value();
+        store.put(KeepFamily::ItemControl, item.name().as_str(), value).await.map_err(unavailable)?;
+        if let Some(who) = who {
+            let kind = if control == Control::Run { "item.started" } else { "item.stopped" };
+            let event = NewEvent::new(Level::Info, kind, format!("{order} asked for by an operator"));
+            store.log(event.item(item.name()).who(who));
+        }
+        Ok(())
+    }
+}

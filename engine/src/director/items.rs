@@ -1,0 +1,528 @@
+//! The life of one item: a supervisor task per item starts it, notices how it ends, tries again with
+//! back-off what the environment does not let run, and takes orders from operators. A panic or an early
+//! return of one host ends here and touches nothing else.
+
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::settings::PoolSize;
+use crate::director::ItemState;
+use crate::director::alerts::Alert;
+use crate::director::core::{Core, Routed, lock};
+use crate::director::intake::Door;
+use crate::director::lanes::Lanes;
+use crate::director::operation::Operation;
+use crate::director::process::Driver;
+use crate::event::{Level, NewEvent};
+use crate::host::{BusinessService, HostFault, Keep, KeepFamily, ServiceContext, ServiceFactory};
+use crate::id::ItemName;
+use crate::queue::Policy;
+use crate::registry::{Factory, ItemKind};
+use crate::store::{Op, StoreFailed};
+
+/// First and longest wait of an item that is faulted.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How often a schedule is looked at.
+const SCHEDULE_TICK: Duration = Duration::from_secs(20);
+
+/// How a run of an item ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// It was told to.
+    Stopped,
+    /// Too many suspensions in a row, or lost script threads.
+    Paused,
+    /// Reply action `disable`.
+    Disabled,
+    /// The environment, or a bug of the host.
+    Fault(HostFault),
+    /// Nothing can be made durable any more.
+    Store(StoreFailed),
+}
+
+/// What was asked of an item and is remembered over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    /// Run.
+    Run,
+    /// An operator stopped it.
+    Stopped,
+    /// The reply action `disable` switched it off.
+    Disabled,
+}
+
+impl Control {
+    pub(super) fn value(self) -> Option<Bytes> {
+        match self {
+            Control::Run => None,
+            Control::Stopped => Some(Bytes::from_static(b"stopped")),
+            Control::Disabled => Some(Bytes::from_static(b"disabled")),
+        }
+    }
+
+    pub(super) fn keep(self, item: &ItemName) -> Op {
+        Op::Keep(KeepFamily::ItemControl, item.as_str().to_owned(), self.value())
+    }
+
+    fn read(keep: &dyn Keep, item: &ItemName) -> Control {
+        match keep.get(KeepFamily::ItemControl, item.as_str()).as_deref() {
+            Some(b"stopped") => Control::Stopped,
+            Some(b"disabled") => Control::Disabled,
+            _ => Control::Run,
+        }
+    }
+}
+
+/// An order to a supervisor; answered when it has been carried out.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Run, whatever stopped it.
+    Start(oneshot::Sender<()>),
+    /// Finish work in flight within the time, then rest in this state.
+    Stop(ItemState, Duration, oneshot::Sender<()>),
+    /// Finish work in flight within the time, then end the supervisor.
+    End(Duration, oneshot::Sender<()>),
+}
+
+/// A handle on one item. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) routed: Arc<Routed>,
+    state: watch::Receiver<ItemState>,
+    orders: mpsc::Sender<Order>,
+    /// Why it is faulted.
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+impl Item {
+    /// Starts the item's supervisor. `prepared` is a service that a reload has bound already.
+    pub(super) fn spawn(
+        core: &Arc<Core>,
+        lanes: &Arc<Lanes>,
+        routed: &Arc<Routed>,
+        prepared: Option<Prepared>,
+    ) -> Item {
+        let plan = &routed.plan;
+        let resting = match Control::read(&core.store, &plan.name) {
+            _ if !plan.common.enabled => Some(ItemState::Disabled),
+            Control::Stopped => Some(ItemState::Stopped),
+            Control::Disabled => Some(ItemState::Disabled),
+            Control::Run => None,
+        };
+        if plan.kind != ItemKind::Service {
+            core.store.configure_queue(&plan.name, policy(routed));
+        }
+        let (sender, state) = watch::channel(resting.unwrap_or(ItemState::Starting));
+        let (orders, receiver) = mpsc::channel(8);
+        let fault = Arc::new(Mutex::new(None));
+        let supervisor = Supervisor {
+            core: core.clone(),
+            lanes: lanes.clone(),
+            routed: routed.clone(),
+            state: sender,
+            fault: fault.clone(),
+            orders: receiver,
+            prepared,
+        };
+        tokio::spawn(supervisor.run(resting));
+        Item { routed: routed.clone(), state, orders, fault }
+    }
+
+    pub(super) fn name(&self) -> &ItemName {
+        &self.routed.plan.name
+    }
+
+    pub(super) fn state(&self) -> ItemState {
+        *self.state.borrow()
+    }
+
+    pub(super) fn fault(&self) -> Option<String> {
+        lock(&self.fault).clone()
+    }
+
+    /// Returns once it is no longer starting.
+    pub(super) async fn settled(&self) -> ItemState {
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| *state != ItemState::Starting).await;
+        settled.map_or(ItemState::Stopped, |state| *state)
+    }
+
+    pub(super) async fn start(&self) {
+        self.order(Order::Start).await;
+        self.settled().await;
+    }
+
+    pub(super) async fn stop(&self, rest: ItemState, within: Duration) {
+        self.order(|done| Order::Stop(rest, within, done)).await;
+    }
+
+    pub(super) async fn end(&self, within: Duration) {
+        self.order(|done| Order::End(within, done)).await;
+    }
+
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
+        let (done, carried_out) = oneshot::channel();
+        // A supervisor that has ended carries nothing out, and there is nothing left to do.
+        if self.orders.send(order(done)).await.is_ok() {
+            let _ = carried_out.await;
+        }
+    }
+}
+
+/// How an item's queue schedules.
+fn policy(routed: &Routed) -> Policy {
+    let common = &routed.plan.common;
+    Policy { pool: common.pool_size, ordered: !common.order_by.is_empty(), on_suspend: common.on_suspend }
+}
+
+/// A service that is bound and not yet running.
+pub(super) struct Prepared {
+    host: Box<dyn BusinessService>,
+    cx: ServiceContext,
+    kill: CancellationToken,
+}
+
+impl fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Prepared({})", self.cx.item)
+    }
+}
+
+/// Creates and binds a service.
+pub(super) async fn prepare(
+    core: &Arc<Core>,
+    routed: &Arc<Routed>,
+    factory: &dyn ServiceFactory,
+) -> Result<Prepared, HostFault> {
+    let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+    let intake = Arc::new(Door::new(core.clone(), routed.clone(), kill.clone()));
+    let item = routed.plan.name.clone();
+    let cx = ServiceContext { item, runtime: core.directory().runtime.clone(), stop, intake };
+    let mut host = factory.create();
+    match AssertUnwindSafe(host.bind(&cx)).catch_unwind().await {
+        Ok(Ok(())) => Ok(Prepared { host, cx, kill }),
+        Ok(Err(fault)) => Err(fault),
+        Err(_) => Err(HostFault::new("panic", "the host panicked")),
+    }
+}
+
+/// The tasks of one run of an item.
+struct Run {
+    stop: CancellationToken,
+    kill: CancellationToken,
+    tasks: JoinSet<End>,
+}
+
+impl Run {
+    /// How the next task ended; `Stopped` when there is none left.
+    async fn next_end(&mut self) -> Option<End> {
+        match self.tasks.join_next().await {
+            None => None,
+            Some(Ok(end)) => Some(end),
+            Some(Err(failed)) if failed.is_cancelled() => Some(End::Stopped),
+            Some(Err(_)) => Some(End::Fault(HostFault::new("panic", "the host panicked"))),
+        }
+    }
+
+    /// Lets work in flight finish within the time; what has not ended then is dropped.
+    async fn drain(&mut self, core: &Core, within: Duration) -> End {
+        self.stop.cancel();
+        let clock = core.store.clock().clone();
+        let deadline = clock.sleep(within);
+        tokio::pin!(deadline);
+        let mut result = End::Stopped;
+        let mut late = false;
+        loop {
+            tokio::select! {
+                biased;
+                end = self.next_end() => match end {
+                    None => break,
+                    Some(End::Stopped) => {}
+                    Some(end) => result = end,
+                },
+                () = &mut deadline, if !late => {
+                    late = true;
+                    self.kill.cancel();
+                }
+                // Not the clock's time: this is how long a task may take to look at its token.
+                () = tokio::time::sleep(Duration::from_millis(500)), if late => self.tasks.abort_all(),
+            }
+        }
+        self.kill.cancel();
+        result
+    }
+}
+
+struct Supervisor {
+    core: Arc<Core>,
+    lanes: Arc<Lanes>,
+    routed: Arc<Routed>,
+    state: watch::Sender<ItemState>,
+    fault: Arc<Mutex<Option<String>>>,
+    orders: mpsc::Receiver<Order>,
+    prepared: Option<Prepared>,
+}
+
+/// What a supervisor does next.
+enum Next {
+    Run,
+    Rest(ItemState),
+    Retry(HostFault),
+    End,
+}
+
+impl Supervisor {
+    fn name(&self) -> &ItemName {
+        &self.routed.plan.name
+    }
+
+    fn set(&self, state: ItemState) {
+        self.state.send_replace(state);
+    }
+
+    fn log(&self, level: Level, kind: &'static str, text: impl Into<String>) {
+        self.core.store.log(NewEvent::new(level, kind, text).item(self.name()));
+    }
+
+    async fn run(mut self, resting: Option<ItemState>) {
+        let mut next = resting.map_or(Next::Run, Next::Rest);
+        let mut wait = BACKOFF.0;
+        loop {
+            next = match next {
+                Next::Run if !self.on_schedule() => self.off_schedule().await,
+                Next::Run => {
+                    let began = self.core.store.clock().now();
+                    let next = self.run_once().await;
+                    let lasted = self.core.store.clock().now().duration_since(began);
+                    if lasted.unsigned_abs() > BACKOFF.1 {
+                        wait = BACKOFF.0;
+                    }
+                    next
+                }
+                Next::Rest(state) => {
+                    self.set(state);
+                    wait = BACKOFF.0;
+                    self.rest().await
+                }
+                Next::Retry(fault) => {
+                    self.faulted(&fault).await;
+                    let clock = self.core.store.clock().clone();
+                    let next = tokio::select! {
+                        biased;
+                        order = self.orders.recv() => self.obey_idle(order),
+                        () = clock.sleep(wait) => Next::Run,
+                    };
+                    wait = (wait * 2).min(BACKOFF.1);
+                    next
+                }
+                Next::End => break,
+            };
+        }
+        self.set(ItemState::Stopped);
+    }
+
+    /// Enters state faulted: one event and one alert per change of state.
+    async fn faulted(&mut self, fault: &HostFault) {
+        *lock(&self.fault) = Some(fault.to_string());
+        if *self.state.borrow() == ItemState::Faulted {
+            return;
+        }
+        self.set(ItemState::Faulted);
+        let text = format!("cannot run: {fault}");
+        let event = NewEvent::new(Level::Error, "item.faulted", text.clone()).item(self.name());
+        self.core.raise(Alert::item(Level::Error, "item.faulted", self.name(), text), vec![event]).await;
+    }
+
+    /// Waits for an order.
+    async fn rest(&mut self) -> Next {
+        let order = self.orders.recv().await;
+        self.obey_idle(order)
+    }
+
+    /// Carries out an order while nothing runs.
+    fn obey_idle(&mut self, order: Option<Order>) -> Next {
+        let (next, done) = match order {
+            None => return Next::End,
+            Some(Order::Start(done)) => {
+                // Whoever waits for the start sees that it has begun.
+                self.set(ItemState::Starting);
+                (Next::Run, done)
+            }
+            Some(Order::Stop(rest, _, done)) => {
+                self.set(rest);
+                self.log(Level::Info, "item.stopped", "stopped");
+                (Next::Rest(rest), done)
+            }
+            Some(Order::End(_, done)) => {
+                self.set(ItemState::Stopped);
+                (Next::End, done)
+            }
+        };
+        let _ = done.send(());
+        next
+    }
+
+    /// Starts the item and stays with it until it ends.
+    async fn run_once(&mut self) -> Next {
+        let mut run = match self.launch().await {
+            Ok(run) => run,
+            Err(fault) => return Next::Retry(fault),
+        };
+        *lock(&self.fault) = None;
+        let before = self.state.send_replace(ItemState::Running);
+        match before {
+            ItemState::Faulted => self.log(Level::Info, "item.resumed", "runs again"),
+            _ => self.log(Level::Info, "item.started", "started"),
+        }
+        let clock = self.core.store.clock().clone();
+        let shutdown_timeout = self.core.directory().plan.production.shutdown_timeout;
+        loop {
+            let scheduled = self.routed.plan.common.schedule.is_some();
+            let first = tokio::select! {
+                biased;
+                order = self.orders.recv() => {
+                    let (within, next, done) = match order {
+                        Some(Order::Start(done)) => {
+                            let _ = done.send(());
+                            continue;
+                        }
+                        Some(Order::Stop(rest, within, done)) => (within, Next::Rest(rest), Some(done)),
+                        Some(Order::End(within, done)) => (within, Next::End, Some(done)),
+                        None => (Duration::ZERO, Next::End, None),
+                    };
+                    self.set(ItemState::Stopping);
+                    run.drain(&self.core, within).await;
+                    self.log(Level::Info, "item.stopped", "stopped");
+                    self.set(match next {
+                        Next::Rest(state) => state,
+                        _ => ItemState::Stopped,
+                    });
+                    if let Some(done) = done {
+                        let _ = done.send(());
+                    }
+                    return next;
+                }
+                end = run.next_end() => end,
+                () = clock.sleep(SCHEDULE_TICK), if scheduled => {
+                    if self.on_schedule() {
+                        continue;
+                    }
+                    self.set(ItemState::Stopping);
+                    run.drain(&self.core, shutdown_timeout).await;
+                    self.log(Level::Info, "item.stopped", "stopped by its schedule");
+                    return Next::Run;
+                }
+            };
+            // One task has ended: the others end too, and the first reason counts.
+            let rest = run.drain(&self.core, shutdown_timeout).await;
+            let end = match first {
+                None | Some(End::Stopped) => rest,
+                Some(end) => end,
+            };
+            return match end {
+                End::Stopped => Next::Retry(HostFault::new("ended", "the host returned early")),
+                End::Paused => Next::Rest(ItemState::Paused),
+                End::Disabled => Next::Rest(ItemState::Disabled),
+                End::Fault(fault) => Next::Retry(fault),
+                End::Store(failed) => Next::Retry(HostFault::new("store", failed.to_string())),
+            };
+        }
+    }
+
+    async fn launch(&mut self) -> Result<Run, HostFault> {
+        let factory = self.routed.plan.built.factory.clone();
+        match factory {
+            Factory::Service(factory) => self.launch_service(&*factory).await,
+            Factory::Operation(factory) => {
+                let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+                let (core, routed) = (self.core.clone(), self.routed.clone());
+                let operation = Operation::new(core, routed, factory, stop.clone(), kill.clone());
+                let operation = Arc::new(operation);
+                let slots = match self.routed.plan.common.pool_size {
+                    PoolSize::Limited(slots) => slots.max(1),
+                    PoolSize::Unlimited => 64,
+                };
+                let mut run = Run { stop, kill, tasks: JoinSet::new() };
+                let mut started = Vec::new();
+                for _ in 0..slots {
+                    let (sender, receiver) = oneshot::channel();
+                    started.push(receiver);
+                    run.tasks.spawn(operation.clone().slot(sender));
+                }
+                for receiver in started {
+                    if receiver.await.is_err() {
+                        return Err(failed_start(&mut run, &self.core).await);
+                    }
+                }
+                Ok(run)
+            }
+            Factory::Process(host) => {
+                let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+                let (core, routed) = (self.core.clone(), self.routed.clone());
+                let lanes = self.lanes.clone();
+                let driver = Driver::new(core, lanes, routed, host, stop.clone(), kill.clone());
+                let mut tasks = JoinSet::new();
+                tasks.spawn(driver.run());
+                Ok(Run { stop, kill, tasks })
+            }
+        }
+    }
+
+    async fn launch_service(&mut self, factory: &dyn ServiceFactory) -> Result<Run, HostFault> {
+        let prepared = match self.prepared.take() {
+            Some(prepared) => prepared,
+            None => prepare(&self.core, &self.routed, factory).await?,
+        };
+        let Prepared { host, cx, kill } = prepared;
+        let stop = cx.stop.clone();
+        let stopping = stop.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            match AssertUnwindSafe(host.run(cx)).catch_unwind().await {
+                Ok(_) if stopping.is_cancelled() => End::Stopped,
+                Ok(Ok(())) => End::Fault(HostFault::new("ended", "the service returned early")),
+                Ok(Err(fault)) => End::Fault(fault),
+                Err(_) => End::Fault(HostFault::new("panic", "the host panicked")),
+            }
+        });
+        Ok(Run { stop, kill, tasks })
+    }
+
+    fn on_schedule(&self) -> bool {
+        let Some(hours) = &self.routed.plan.common.schedule else { return true };
+        let directory = self.core.directory();
+        let local = self.core.store.clock().now().to_zoned(directory.runtime.timezone.clone());
+        hours.contains(local.datetime())
+    }
+
+    /// Outside its hours an item rests, and looks again from time to time.
+    async fn off_schedule(&mut self) -> Next {
+        self.set(ItemState::Stopped);
+        let clock = self.core.store.clock().clone();
+        tokio::select! {
+            biased;
+            order = self.orders.recv() => self.obey_idle(order),
+            () = clock.sleep(SCHEDULE_TICK) => Next::Run,
+        }
+    }
+}
+
+/// A slot could not start: ends the others and gives the reason.
+async fn failed_start(run: &mut Run, core: &Core) -> HostFault {
+    let first = run.next_end().await;
+    let rest = run.drain(core, Duration::ZERO).await;
+    for end in [first, Some(rest)].into_iter().flatten() {
+        if let End::Fault(fault) = end {
+            return fault;
+        }
+    }
+    HostFault::new("ended", "the host returned early")
+}
