@@ -30,7 +30,12 @@ pub(super) struct Alert<'a> {
 
 impl<'a> Alert<'a> {
     /// About an item.
-    pub(super) fn item(level: Level, kind: &'static str, item: &'a ItemName, text: impl Into<String>) -> Self {
+    pub(super) fn item(
+        level: Level,
+        kind: &'static str,
+        item: &'a ItemName,
+        text: impl Into<String>,
+    ) -> Self {
         Alert { level, kind, item: Some(item), about: None, text: text.into(), detail: None }
     }
 

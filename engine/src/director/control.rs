@@ -12,7 +12,9 @@ use crate::header::{Header, Kind, ReplyTo, Status};
 use crate::host::KeepFamily;
 use crate::id::{ItemName, MessageId};
 use crate::registry::ItemKind;
-use crate::store::{Class, Committed, Conflict, Guard, MessageFilter, Op, ReadError, Transition, Unavailable};
+use crate::store::{
+    Class, Committed, Conflict, Guard, MessageFilter, Op, ReadError, Transition, Unavailable,
+};
 
 /// Messages looked at in one go when a filter selects many.
 const PAGE: usize = 500;
@@ -182,7 +184,8 @@ impl Engine {
         if dry_run || replayable.is_empty() {
             return Ok(report);
         }
-        let text = format!("replay of {} messages, {} of them blocked", report.selected, report.blocked.len());
+        let text =
+            format!("replay of {} messages, {} of them blocked", report.selected, report.blocked.len());
         self.core().store.log(by(NewEvent::new(Level::Info, "replay", text), who));
         let mut last = None;
         for id in replayable {

@@ -12,8 +12,8 @@ use crate::body::Body;
 use crate::config::plan::{ItemPlan, Plan};
 use crate::director::extract::Extract;
 use crate::fault::Fault;
-use crate::host::Runtime;
 use crate::header::{Header, ReplyTo, Status};
+use crate::host::Runtime;
 use crate::id::{ItemName, MessageId};
 use crate::store::Store;
 use crate::token::SharedTokens;
@@ -35,9 +35,7 @@ pub(super) struct Meters {
 
 impl Meters {
     fn new(production: &str, item: &ItemName) -> Self {
-        let counter = |name: &'static str| {
-            metrics::counter!(name, "production" => production.to_owned(), "item" => item.as_str().to_owned())
-        };
+        let counter = |name: &'static str| metrics::counter!(name, "production" => production.to_owned(), "item" => item.as_str().to_owned());
         Meters {
             received: counter("septet_messages_received_total"),
             completed: counter("septet_messages_completed_total"),

@@ -172,7 +172,9 @@ impl<'a> Draft<'a> {
     fn control_id(&self, parent: &Header, placed: Option<&Placed>) -> Arc<str> {
         match placed {
             Some(placed) if Some(placed.id) == parent.body_id => parent.control_id.clone(),
-            Some(placed) if placed.body.format() == Format::Hl7 => control_id(&placed.body).unwrap_or_default(),
+            Some(placed) if placed.body.format() == Format::Hl7 => {
+                control_id(&placed.body).unwrap_or_default()
+            }
             _ if parent.session == parent.id.into() => parent.control_id.clone(),
             _ => {
                 let first = self.core.store.header(MessageId(parent.session.0));

@@ -48,9 +48,10 @@ impl Door {
     }
 
     fn search_keys(&self, body: &Body) -> Arc<[(Arc<str>, String)]> {
-        let keys = self.routed.search.iter().flat_map(|(name, extract)| {
-            extract.values(body).into_iter().map(|value| (name.clone(), value))
-        });
+        let keys =
+            self.routed.search.iter().flat_map(|(name, extract)| {
+                extract.values(body).into_iter().map(|value| (name.clone(), value))
+            });
         keys.collect()
     }
 }
@@ -139,7 +140,8 @@ impl Intake for Door {
             draft.header(header);
         }
         // New headers have no guards, so this cannot conflict; if it did, nothing has been taken.
-        let committed = draft.submit(permit).map_err(|conflict: Conflict| Refused::Unavailable(conflict.to_string()))?;
+        let committed =
+            draft.submit(permit).map_err(|conflict: Conflict| Refused::Unavailable(conflict.to_string()))?;
         self.refusing.store(false, Ordering::Relaxed);
         match inbound.reject {
             Some(_) => self.routed.meters.errors.increment(1),

@@ -200,4 +200,3 @@ impl fmt::Debug for Parts {
         f.write_str("Parts")
     }
 }
-

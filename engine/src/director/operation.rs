@@ -24,7 +24,9 @@ use crate::director::verdict::{self, Retry, Verdict};
 use crate::event::{Level, NewEvent};
 use crate::fault::Fault;
 use crate::header::{Header, Status};
-use crate::host::{BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime};
+use crate::host::{
+    BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
+};
 use crate::id::{ItemName, MessageId};
 use crate::reply::{Action, Family, ReplyActions};
 use crate::store::{Class, Delivery, Guard, Lanes, Lease, Permit, ReadError, Transition, Unavailable};
@@ -241,7 +243,9 @@ impl Operation {
             return Ok(Body::new(&header.type_name, body::BINARY, None, Bytes::new()));
         };
         self.core.store.body(id).await.map_err(|error| match error {
-            ReadError::Gone(_) | ReadError::Corrupt { .. } => OperationError::message("body", error.to_string()),
+            ReadError::Gone(_) | ReadError::Corrupt { .. } => {
+                OperationError::message("body", error.to_string())
+            }
             ReadError::Io(..) => OperationError::fault("body", error.to_string()),
         })
     }

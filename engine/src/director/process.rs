@@ -167,7 +167,8 @@ impl Driver {
             }
             let ended = match self.host.clone() {
                 ProcessHost::Inline(process, _) => {
-                    self.run_batch(batch, |job| catch_unwind(AssertUnwindSafe(|| process.handle(job))).ok()).await
+                    self.run_batch(batch, |job| catch_unwind(AssertUnwindSafe(|| process.handle(job))).ok())
+                        .await
                 }
                 ProcessHost::Lane(_) => self.run_on_lane(batch).await,
             };
@@ -412,7 +413,8 @@ impl Driver {
             return Ok(known.clone());
         }
         let kept = self.core.store.get(KeepFamily::Definition, hash);
-        let lost = || Fault::new("script", "definition", "the definition it started with is not in the store");
+        let lost =
+            || Fault::new("script", "definition", "the definition it started with is not in the store");
         let definition = Arc::new(Definition { hash: hash.to_owned(), bytes: kept.ok_or_else(lost)? });
         self.definitions.insert(hash.to_owned(), definition.clone());
         Ok(definition)

@@ -22,7 +22,7 @@ use crate::host::{
 };
 use crate::id::{ItemName, MessageId};
 use crate::process::{BusinessProcess, Definition, Done, Effect, Job, Next, Outgoing};
-use crate::registry::{Built, Facts, Factory, ItemKind, ProcessHost};
+use crate::registry::{Built, Factory, Facts, ItemKind, ProcessHost};
 use crate::reply::Family;
 use crate::store::Store;
 use crate::token::NoTokens;
@@ -302,6 +302,7 @@ impl Bench {
                 encrypt_bodies: false,
             },
             admin: None,
+            log: Default::default(),
             oauth: Default::default(),
             types: Default::default(),
             items: self.items.clone(),
