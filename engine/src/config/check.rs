@@ -40,25 +40,15 @@ fn problem(code: &'static str, span: Span, text: String, suggestion: Option<Stri
 }
 
 impl Walk<'_> {
-    /// The schema behind a `$ref`.
     fn resolve<'s>(&'s self, schema: &'s Json) -> &'s Json {
-        let mut schema = schema;
-        // A chain of references longer than this is a loop.
-        for _ in 0..16 {
-            let Some(path) = schema.get("$ref").and_then(Json::as_str) else { break };
-            match self.root.pointer(path.trim_start_matches('#')) {
-                Some(found) => schema = found,
-                None => break,
-            }
-        }
-        schema
+        resolve(self.root, schema)
     }
 
     /// The node as serde should see it; `None` when it is no value of the schema (a problem was reported).
     fn node(&self, node: &Node, schema: &Json, top: bool, problems: &mut Vec<Problem>) -> Option<Node> {
         let schema = self.resolve(schema);
-        if let Some(variants) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Json::as_array) {
-            return self.variant(node, variants, problems);
+        if let Some(inner) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Json::as_array) {
+            return self.variant(node, inner, problems);
         }
         if let Some([only]) = schema.get("allOf").and_then(Json::as_array).map(Vec::as_slice) {
             return self.node(node, only, top, problems);
@@ -71,10 +61,8 @@ impl Walk<'_> {
             Value::Table(entries) => self.table(node, entries, schema, top, problems),
             Value::Array(items) => {
                 let Some(item_schema) = schema.get("items") else { return Some(node.clone()) };
-                let before = problems.len();
                 let items = items.iter().filter_map(|item| self.node(item, item_schema, false, problems));
                 let value = Value::Array(items.collect());
-                let _ = before;
                 Some(Node { span: node.span, value })
             }
             Value::String(text) => self.string(node, text, schema, problems),
@@ -160,16 +148,8 @@ impl Walk<'_> {
     }
 
     /// Several alternatives: the one that fits without problems, else the best guess at what was meant.
-    fn variant(&self, node: &Node, variants: &[Json], problems: &mut Vec<Problem>) -> Option<Node> {
-        let mut all = Vec::new();
-        for variant in variants {
-            let variant = self.resolve(variant);
-            match variant.get("anyOf").or_else(|| variant.get("oneOf")).and_then(Json::as_array) {
-                Some(inner) => all.extend(inner.iter().map(|inner| self.resolve(inner))),
-                None => all.push(variant),
-            }
-        }
-        all.retain(|variant| variant.get("type").and_then(Json::as_str) != Some("null"));
+    fn variant(&self, node: &Node, alternatives: &[Json], problems: &mut Vec<Problem>) -> Option<Node> {
+        let all: Vec<&Json> = alternatives.iter().flat_map(|inner| variants(self.root, inner)).collect();
         let fitting: Vec<_> = all.iter().copied().filter(|variant| self.fits(node, variant)).collect();
         if fitting.is_empty() {
             problems.push(self.wrong_type(node, &all));
@@ -221,7 +201,7 @@ impl Walk<'_> {
     fn wrong_type(&self, node: &Node, schemas: &[&Json]) -> Problem {
         let mut expected: Vec<String> = Vec::new();
         for schema in schemas {
-            let name = self.expects(schema);
+            let name = expects(self.root, schema);
             if !expected.contains(&name) {
                 expected.push(name);
             }
@@ -239,19 +219,6 @@ impl Walk<'_> {
         problem("S0104", node.span, text, None)
     }
 
-    /// What a schema wants, in words.
-    pub(crate) fn expects(&self, schema: &Json) -> String {
-        let schema = self.resolve(schema);
-        if let Some(allowed) = allowed_texts(&[schema]) {
-            return quoted(&allowed);
-        }
-        if let Some(name) = schema.get("format").and_then(Json::as_str).and_then(format_name) {
-            return name.to_owned();
-        }
-        let names: Vec<_> = wanted_kinds(schema).into_iter().map(kind_name).collect();
-        if names.is_empty() { "another value".into() } else { names.join(" or ") }
-    }
-
     /// A missing key's own description, and what it takes.
     fn about(&self, schema: &Json) -> String {
         let describe = |schema: &Json| {
@@ -259,12 +226,59 @@ impl Walk<'_> {
             Some(text.lines().take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" "))
         };
         let resolved = self.resolve(schema);
-        let expects = self.expects(resolved);
+        let expects = expects(self.root, resolved);
         match describe(schema).or_else(|| describe(resolved)) {
             Some(text) => format!("{expects}: {text}"),
             None => format!("it takes {expects}"),
         }
     }
+}
+
+/// The schema behind a `$ref`.
+pub(crate) fn resolve<'s>(root: &'s Json, schema: &'s Json) -> &'s Json {
+    let mut schema = schema;
+    // A chain of references longer than this is a loop.
+    for _ in 0..16 {
+        let Some(path) = schema.get("$ref").and_then(Json::as_str) else { break };
+        match root.pointer(path.trim_start_matches('#')) {
+            Some(found) => schema = found,
+            None => break,
+        }
+    }
+    schema
+}
+
+/// The alternatives of a schema, nothing (`null`) left out; itself where it has none.
+pub(crate) fn variants<'s>(root: &'s Json, schema: &'s Json) -> Vec<&'s Json> {
+    let schema = resolve(root, schema);
+    let Some(inner) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Json::as_array) else {
+        return vec![schema];
+    };
+    let all = inner.iter().flat_map(|inner| variants(root, inner));
+    all.filter(|variant| variant.get("type").and_then(Json::as_str) != Some("null")).collect()
+}
+
+/// What a schema wants, in words.
+pub(crate) fn expects(root: &Json, schema: &Json) -> String {
+    let all = variants(root, schema);
+    if let Some(allowed) = allowed_texts(&all) {
+        return quoted(&allowed);
+    }
+    let mut names: Vec<String> = Vec::new();
+    for schema in all {
+        let name = if let Some(allowed) = allowed_texts(&[schema]) {
+            quoted(&allowed)
+        } else if let Some(name) = schema.get("format").and_then(Json::as_str).and_then(format_name) {
+            name.to_owned()
+        } else {
+            let kinds: Vec<_> = wanted_kinds(schema).into_iter().map(kind_name).collect();
+            if kinds.is_empty() { "any value".into() } else { kinds.join(" or ") }
+        };
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names.join(" or ")
 }
 
 fn wanted_kinds(schema: &Json) -> Vec<&str> {

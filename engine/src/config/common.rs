@@ -22,7 +22,8 @@ use crate::reply::Action;
 pub(crate) struct ItemKeys {
     /// The item's type, for example "hl7.mllp".
     #[serde(rename = "type")]
-    pub(crate) type_name: String,
+    #[expect(dead_code, reason = "read from the tree before; here for schema and reference")]
+    type_name: String,
     /// A disabled item does not run; its queue takes messages and waits.
     #[serde(default = "yes")]
     enabled: bool,

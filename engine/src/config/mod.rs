@@ -3,17 +3,19 @@
 
 pub mod build;
 mod check;
+pub mod codes;
 pub mod common;
 mod de;
-mod definitions;
+pub mod definitions;
 pub mod diagnostic;
+pub mod document;
 pub mod env;
 mod files;
 mod fingerprint;
 mod graph;
 pub mod hours;
 mod items;
-mod load;
+pub mod load;
 pub mod node;
 mod oauth;
 mod parse;
@@ -24,10 +26,6 @@ mod sections;
 pub mod settings;
 pub mod source;
 pub mod units;
-
-pub use definitions::ALERT;
-pub use env::Env;
-pub use load::{Loaded, load, load_all, load_sources, load_text, production_file};
 
 #[cfg(test)]
 mod tests;

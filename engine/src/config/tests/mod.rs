@@ -4,7 +4,9 @@ mod classes;
 
 use std::path::Path;
 
-use super::*;
+use crate::config::diagnostic;
+use crate::config::env::Env;
+use crate::config::load::{load, load_all, load_text};
 use crate::config::plan::Plan;
 
 /// The lab-results example of CONTRACT §2, whole.

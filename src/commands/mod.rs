@@ -1,0 +1,14 @@
+//! The commands: one file each, with its arguments and what it does (CONTRACT §1).
+
+pub(crate) mod check;
+pub(crate) mod doc;
+pub(crate) mod hash_password;
+pub(crate) mod items;
+pub(crate) mod listen;
+pub(crate) mod messages;
+pub(crate) mod resend;
+pub(crate) mod run;
+pub(crate) mod schema;
+pub(crate) mod send;
+pub(crate) mod test;
+pub(crate) mod trace;
