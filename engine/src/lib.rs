@@ -11,6 +11,7 @@ pub mod config;
 pub mod director;
 pub mod event;
 pub mod fault;
+pub mod files;
 pub mod header;
 pub mod host;
 pub mod id;

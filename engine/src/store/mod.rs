@@ -13,48 +13,67 @@
 mod api;
 mod bodies;
 mod change;
+mod codec;
+mod disk;
 mod durable;
 mod ids;
+mod journal;
+mod key;
+mod open;
 mod permit;
+mod readers;
+mod record;
+mod recovery;
 mod row;
 mod search;
+mod segment;
+mod shared;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 pub use self::api::{
     Class, Committed, Conflict, Delivery, EventFilter, Guard, ItemCounts, Lanes, Lease, MessageFilter, Op,
     Page, QueueView, ReadError, Receipt, StoreFailed, Transaction, Transition, Unavailable,
 };
-use self::bodies::{Bodies, Found};
+use self::bodies::{Absent, Bodies, Found, Place};
 use self::change::{Change, Commit, Settling};
+use self::disk::{Admitted, Disk};
 use self::durable::Durable;
 use self::ids::Ids;
-use self::permit::Held;
+use self::journal::{Job, Journal};
+pub use self::open::{OpenError, Options};
+use self::permit::{Held, Share};
+use self::readers::{ReadFailure, Readers};
 use self::search::Compiled;
+use self::shared::Shared;
 use self::state::{State, Touched};
 use crate::body::Body;
 use crate::clock::SharedClock;
-use crate::event::{Event, NewEvent};
+use crate::event::{Event, Level, NewEvent};
+use crate::files::Files;
 use crate::header::Header;
 use crate::host::{Keep, KeepFamily};
 use crate::id::{BodyId, EventId, ItemName, MessageId, SessionId};
 use crate::queue::Policy;
-use crate::vault::{Vault, VaultError};
+use crate::vault::Vault;
 
 /// A reserved place in the writer's channel and on the disk. Dropping it gives the place back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Permit {
     held: Option<Held>,
+    /// New messages: their bytes on the disk.
+    _admitted: Option<Admitted>,
 }
 
 /// The store of one production. Cheap to clone.
@@ -62,13 +81,15 @@ pub struct Permit {
 pub struct Store(Arc<Inner>);
 
 struct Inner {
-    clock: SharedClock,
-    vault: Vault,
-    epoch: Arc<str>,
-    state: Mutex<State>,
-    bodies: Bodies,
-    ids: Ids,
-    durable: Durable,
+    shared: Arc<Shared>,
+    /// What a store on disk has beyond the memory.
+    embedded: Option<Embedded>,
+}
+
+struct Embedded {
+    journal: Journal,
+    disk: Arc<Disk>,
+    readers: Readers,
 }
 
 impl fmt::Debug for Store {
@@ -81,64 +102,101 @@ impl Store {
     /// A store that keeps everything in memory: durable at once, gone when dropped.
     pub fn memory(clock: SharedClock) -> Store {
         let vault = Vault::ephemeral().expect("the system's random source works");
-        let epoch = new_epoch().expect("the system's random source works");
-        Store(Arc::new(Inner {
+        let shared = Arc::new(Shared {
             clock,
+            epoch: format!("memory-{:08x}", vault.key_id()).into(),
             vault,
-            epoch: epoch.into(),
             state: Mutex::new(State::default()),
             bodies: Bodies::new(u64::MAX),
             ids: Ids::new(1, u64::MAX),
             durable: Durable::default(),
-        }))
+            ingest: Share::new(u64::MAX),
+            completion: Share::new(u64::MAX),
+            failed: OnceLock::new(),
+            dropped_events: AtomicU64::new(0),
+            reported: Mutex::default(),
+        });
+        Store(Arc::new(Inner { shared, embedded: None }))
+    }
+
+    /// Opens or makes the embedded store in a folder; everything acknowledged before is there when this
+    /// returns. Blocks while it reads the journal.
+    pub fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) -> Result<Store, OpenError> {
+        open::open(options, clock, files)
     }
 
     /// The clock it was opened with.
     pub fn clock(&self) -> &SharedClock {
-        &self.0.clock
+        &self.0.shared.clock
     }
 
     /// Seals and opens with the store's key.
     pub fn vault(&self) -> &Vault {
-        &self.0.vault
+        &self.0.shared.vault
     }
 
     /// Names this store in idempotency keys; a restored copy has another.
     pub fn epoch(&self) -> Arc<str> {
-        self.0.epoch.clone()
+        self.0.shared.epoch.clone()
     }
 
     /// A new id; never given twice, also after a crash.
     pub fn next_id(&self) -> u64 {
-        self.0.ids.take(|| {})
+        self.0.shared.ids.take(|| {
+            if let Some(embedded) = &self.0.embedded {
+                embedded.journal.send(Job::Ids);
+            }
+        })
     }
 
     /// Reserves a place for a transaction of about this many body bytes. Waits while the writer is busy.
-    pub async fn reserve(&self, _class: Class, _bytes: u64) -> Result<Permit, Unavailable> {
-        Ok(Permit { held: None })
+    pub async fn reserve(&self, class: Class, bytes: u64) -> Result<Permit, Unavailable> {
+        let shared = &self.0.shared;
+        let Some(embedded) = &self.0.embedded else { return Ok(Permit::default()) };
+        let share = match class {
+            Class::Ingest => &shared.ingest,
+            Class::Completion => &shared.completion,
+        };
+        if class == Class::Ingest && shared.failure().is_none() && !embedded.disk.accepts() {
+            return Err(Unavailable::Full);
+        }
+        let held = share.reserve(bytes).await.ok_or_else(|| self.failure())?;
+        let admitted = match class {
+            Class::Completion => None,
+            Class::Ingest => {
+                let admitted = embedded.disk.admit(bytes);
+                self.tell_news(embedded);
+                Some(admitted.ok_or(Unavailable::Full)?)
+            }
+        };
+        Ok(Permit { held: Some(held), _admitted: admitted })
     }
 
     /// Commits in memory and hands over to the writer; see the module's invariants.
     pub fn submit(&self, permit: Permit, transaction: Transaction) -> Result<Committed, Conflict> {
-        let at = self.0.clock.now();
+        let shared = &self.0.shared;
+        let at = shared.clock.now();
         let mut changes = self.settle(transaction, at);
         let mut touched = Touched::new();
         let sequence = {
-            let mut state = self.state();
+            let mut state = shared.state();
             state.check(&changes)?;
             state.place(&mut changes);
             let changes = changes.into_iter().map(|settling| settling.change).collect();
             let commit = Commit { sequence: state.sequence + 1, at, changes };
             for change in &commit.changes {
                 if let Change::Body(id, body) = change {
-                    self.0.bodies.add(*id, body);
+                    shared.bodies.add(*id, body);
                 }
             }
             state.apply(&commit, &mut touched);
-            self.0.durable.advance(commit.sequence);
-            commit.sequence
+            let sequence = commit.sequence;
+            match &self.0.embedded {
+                Some(embedded) => embedded.journal.send(Job::Commit(commit, permit)),
+                None => shared.durable.advance(sequence),
+            }
+            sequence
         };
-        drop(permit);
         for ready in touched {
             ready.notify_one();
         }
@@ -147,27 +205,87 @@ impl Store {
 
     /// Returns when everything up to `sequence` is on stable storage.
     pub async fn durable(&self, sequence: u64) -> Result<Receipt, StoreFailed> {
-        self.0.durable.wait(sequence).await?;
+        self.0.shared.durable.wait(sequence).await?;
         Ok(Receipt { sequence })
     }
 
     /// Whether messages are taken now.
     pub fn accepting(&self) -> bool {
-        true
+        if self.0.shared.failure().is_some() {
+            return false;
+        }
+        let Some(embedded) = &self.0.embedded else { return true };
+        let accepts = embedded.disk.accepts();
+        self.tell_news(embedded);
+        accepts
     }
 
-    /// Returns when messages are taken (again).
-    pub async fn until_accepting(&self) {}
+    /// Returns when messages are taken (again); never, once the store has failed.
+    pub async fn until_accepting(&self) {
+        while !self.accepting() {
+            let Some(embedded) = &self.0.embedded else { return std::future::pending().await };
+            if self.0.shared.failure().is_some() {
+                return std::future::pending().await;
+            }
+            tokio::select! {
+                () = embedded.disk.resumed().notified() => {}
+                () = self.clock().sleep(embedded.disk.pace) => {}
+            }
+        }
+    }
 
     /// Logs an event without waiting; counted and dropped where the store cannot take it.
     pub fn log(&self, event: NewEvent) {
+        let shared = &self.0.shared;
+        if shared.failure().is_some() {
+            return shared.drop_event();
+        }
+        let permit = match &self.0.embedded {
+            None => Permit::default(),
+            Some(_) => match shared.completion.try_reserve(0) {
+                None => return shared.drop_event(),
+                held => Permit { held, _admitted: None },
+            },
+        };
         // A transaction without guards has nothing to conflict with.
-        let _ = self.submit(Permit { held: None }, Transaction::new(vec![Op::Event(event)]));
+        let _ = self.submit(permit, Transaction::new(vec![Op::Event(event)]));
     }
 
     /// Makes everything submitted so far durable, marks a clean stop and closes. No submit after it.
     pub async fn close(&self) -> Result<(), StoreFailed> {
-        Ok(())
+        let Some(embedded) = &self.0.embedded else { return Ok(()) };
+        let (sender, closed) = oneshot::channel();
+        embedded.journal.send(Job::Close(sender));
+        // A full disk would keep it waiting for ever; what is not yet durable was not acknowledged.
+        embedded.journal.stop_retrying();
+        closed.await.unwrap_or(Ok(()))
+    }
+
+    /// Logs that the disk is full, or has room again: once for each change.
+    fn tell_news(&self, embedded: &Embedded) {
+        match embedded.disk.news() {
+            None => {}
+            Some(true) => {
+                tracing::error!(name: "store.full", "store.full: the disk is full; new messages are refused");
+                self.log(NewEvent::new(
+                    Level::Error,
+                    "store.full",
+                    "the disk is full; new messages are refused",
+                ));
+            }
+            Some(false) => {
+                tracing::info!("the disk has room again; new messages are taken");
+                self.log(NewEvent::new(
+                    Level::Info,
+                    "store.full",
+                    "the disk has room again; new messages are taken",
+                ));
+            }
+        }
+    }
+
+    fn failure(&self) -> StoreFailed {
+        self.0.shared.failure().unwrap_or_else(|| StoreFailed("it was closed".to_owned()))
     }
 
     // --- queues ---
@@ -185,7 +303,7 @@ impl Store {
 
     /// Takes what may run now; each is delivered under a lease of its own.
     pub fn take(&self, item: &ItemName, lanes: Lanes, max: usize) -> Vec<Delivery> {
-        let now = self.0.clock.now();
+        let now = self.clock().now();
         self.state().take(item, lanes, max, now)
     }
 
@@ -238,10 +356,41 @@ impl Store {
 
     /// A body, from memory or from the journal (checked against its CRC).
     pub async fn body(&self, id: BodyId) -> Result<Body, ReadError> {
-        match self.0.bodies.find(id).ok_or(ReadError::Gone(id))? {
-            Found::Resident(body) => Ok(body),
-            Found::Absent(_) => Err(ReadError::Gone(id)),
+        let absent = match self.0.shared.bodies.find(id).ok_or(ReadError::Gone(id))? {
+            Found::Resident(body) => return Ok(body),
+            Found::Absent(absent) => absent,
+        };
+        let store = self.clone();
+        let read = tokio::task::spawn_blocking(move || store.read_body(id, &absent));
+        let body = read.await.map_err(|error| ReadError::Io(id, error.to_string()))??;
+        self.0.shared.bodies.keep(id, &body);
+        Ok(body)
+    }
+
+    fn read_body(&self, id: BodyId, absent: &Absent) -> Result<Body, ReadError> {
+        let Some(embedded) = &self.0.embedded else { return Err(ReadError::Gone(id)) };
+        let place = &absent.place;
+        let damaged = || self.damaged_body(id, place, &embedded.readers.name(place));
+        let stored = match embedded.readers.read(place) {
+            Ok(stored) => stored,
+            Err(ReadFailure::Damaged) => return Err(damaged()),
+            Err(ReadFailure::Io(error)) => return Err(ReadError::Io(id, error.to_string())),
+        };
+        let bytes = record::open_body(stored, place.sealed, &self.0.shared.vault).map_err(|_| damaged())?;
+        Ok(absent.body(bytes))
+    }
+
+    /// Reports a damaged body, once.
+    fn damaged_body(&self, id: BodyId, place: &Place, name: &str) -> ReadError {
+        let mut reported = self.0.shared.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = reported.insert((place.segment, place.offset));
+        drop(reported);
+        if new {
+            tracing::error!(name: "store.corrupt", place = name, "store.corrupt: body {id} is damaged");
+            let text = format!("body {id} is damaged at {name}; everything else is there");
+            self.log(NewEvent::new(Level::Error, "store.corrupt", text));
         }
+        ReadError::Corrupt { id, place: name.to_owned() }
     }
 
     /// Items that have queued or suspended messages, or had any: for orphan checks.
@@ -330,7 +479,7 @@ impl Store {
     // --- inside ---
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.shared.state()
     }
 
     /// Settles what needs no lock: ids and times of events.
@@ -369,13 +518,6 @@ fn page<T>(mut entries: Vec<T>, limit: usize, id: impl Fn(&T) -> u64) -> Page<T>
     entries.truncate(limit);
     let next = entries.last().map(id).filter(|_| more);
     Page { entries, next, lag_ms: 0 }
-}
-
-/// A random name for a store.
-fn new_epoch() -> Result<String, VaultError> {
-    let mut random = [0u8; 8];
-    aws_lc_rs::rand::fill(&mut random).map_err(|_| VaultError::Cipher)?;
-    Ok(format!("{:016x}", u64::from_be_bytes(random)))
 }
 
 #[async_trait]

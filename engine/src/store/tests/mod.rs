@@ -3,4 +3,5 @@
 
 mod contract;
 mod reads;
+mod reopen;
 mod support;

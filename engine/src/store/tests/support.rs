@@ -1,5 +1,6 @@
 //! Stores to test, and short ways to fill them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,21 +8,47 @@ use bytes::Bytes;
 
 use crate::body::Body;
 use crate::clock::{Clock as _, ManualClock};
+use crate::files::SystemFiles;
 use crate::header::{Header, Kind, ReplyTo, Status};
 use crate::id::{BodyId, ItemName, MessageId, SessionId};
-use crate::store::{Class, Committed, Conflict, Guard, Op, Store, Transaction, Transition};
+use crate::store::{Class, Committed, Conflict, Guard, Op, Options, Store, Transaction, Transition};
 
 /// A store under test, with the clock it runs on.
 pub(crate) struct Fixture {
     pub(crate) name: &'static str,
     pub(crate) store: Store,
     pub(crate) clock: Arc<ManualClock>,
+    /// Removed when the test is over.
+    folder: Option<tempfile::TempDir>,
 }
 
 /// One of each implementation.
 pub(crate) fn fixtures() -> Vec<Fixture> {
     let clock = manual_clock();
-    vec![Fixture { name: "memory", store: Store::memory(clock.clone()), clock }]
+    let memory = Fixture { name: "memory", store: Store::memory(clock.clone()), clock, folder: None };
+    vec![memory, embedded()]
+}
+
+/// An embedded store in a folder of its own.
+pub(crate) fn embedded() -> Fixture {
+    let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
+    let store = open(folder.path(), clock.clone());
+    Fixture::on(store, clock, folder)
+}
+
+/// Small segments and little memory, so that a short test rolls, evicts and reads back.
+pub(crate) fn options(path: &Path) -> Options {
+    Options {
+        segment_size: 1 << 20,
+        memory: 4096,
+        min_free: Some(0),
+        pace: Duration::from_millis(5),
+        ..Options::new(path)
+    }
+}
+
+pub(crate) fn open(path: &Path, clock: Arc<ManualClock>) -> Store {
+    Store::open(options(path), clock, Arc::new(SystemFiles)).unwrap()
 }
 
 pub(crate) fn manual_clock() -> Arc<ManualClock> {
@@ -29,6 +56,24 @@ pub(crate) fn manual_clock() -> Arc<ManualClock> {
 }
 
 impl Fixture {
+    pub(crate) fn on(store: Store, clock: Arc<ManualClock>, folder: tempfile::TempDir) -> Fixture {
+        Fixture { name: "embedded", store, clock, folder: Some(folder) }
+    }
+
+    /// Where an embedded store is.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.as_ref().unwrap().path()
+    }
+
+    /// Drops the store, as a crash does unless it was closed before, and opens it again.
+    pub(crate) fn reopen(self) -> Fixture {
+        let Fixture { name, store, clock, folder } = self;
+        drop(store);
+        let folder = folder.unwrap();
+        let store = open(folder.path(), clock.clone());
+        Fixture { name, store, clock, folder: Some(folder) }
+    }
+
     pub(crate) fn advance(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }

@@ -1,0 +1,598 @@
+//! The journal's writer: one thread that takes whatever has queued up, writes it as one frame, syncs once,
+//! and then wakes everybody whose transaction was in it (group commit).
+//!
+//! Order of a batch: encode (with the reservation of ids, when one is due) → roll to the next segment when
+//! it does not fit → write → fdatasync → bodies located, ids raised, waiters woken, permits given back.
+//!
+//! - **A failed sync poisons** and so does a failed write: what the kernel still holds of the file cannot be
+//!   trusted (it may call pages clean that never reached the disk). Only a restart, which copies what it
+//!   reads, goes on.
+//! - **No space is no failure**: nothing of the batch has been synced or promised, so the writer cuts the
+//!   file back to the last whole frame and writes the same bytes again, once per `pace`, until they fit.
+//! - **Linger**: when the last sync took over a millisecond and the batch before held several transactions,
+//!   a fifth of that sync (at most 200 µs) is spent waiting for company. Fast disks never linger.
+
+use std::io::{self, ErrorKind, IoSlice};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use tokio::sync::oneshot;
+
+use super::Permit;
+use super::api::StoreFailed;
+use super::bodies::Place;
+use super::change::Commit;
+use super::codec::Encoder;
+use super::disk::Disk;
+use super::permit::Held;
+use super::record::{self, Located, Sealer};
+use super::segment::{self, FRAME, FrameHeader, FrameKind, HEADER, Position, SegmentHeader};
+use super::shared::Shared;
+use crate::files::{self, File, Files, Lock};
+use crate::id::BodyId;
+
+/// At most this many transactions in a batch.
+const MOST_TRANSACTIONS: usize = 1024;
+/// At most about this many bytes of bodies in a batch.
+const MOST_BYTES: usize = 8 << 20;
+/// A preallocated file that will be the next segment.
+pub(super) const PREPARED: &str = "prepared";
+
+/// What the writer is told.
+pub(super) enum Job {
+    /// Write this.
+    Commit(Commit, Permit),
+    /// Write all that came before, mark a clean stop, end.
+    Close(oneshot::Sender<Result<(), StoreFailed>>),
+    /// Ids are used up: reserve more.
+    Ids,
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub(super) struct Journal {
+    jobs: Option<Sender<Job>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Journal {
+    /// Starts the thread over a segment that has been begun.
+    pub(super) fn start(writer: Writer, transactions: usize, lock: Box<dyn Lock>) -> io::Result<Journal> {
+        // Permits for transactions, and room for the few jobs that need none.
+        let (sender, jobs) = bounded(transactions + 16);
+        let stop = writer.stop.clone();
+        let thread = std::thread::Builder::new().name("septet-journal".to_owned());
+        let thread = thread.spawn(move || {
+            writer.run(&jobs);
+            drop(lock);
+        })?;
+        Ok(Journal { jobs: Some(sender), thread: Some(thread), stop })
+    }
+
+    /// Hands over; never blocks, because permits never exceed the channel. After the writer ended the
+    /// transaction goes nowhere, and its waiters have been told.
+    pub(super) fn send(&self, job: Job) {
+        match self.jobs.as_ref().map(|jobs| jobs.try_send(job)) {
+            Some(Err(TrySendError::Full(job))) => {
+                // Only the jobs without a permit can bring this about; they may wait or be asked for again.
+                if let (Job::Commit(..) | Job::Close(_), Some(jobs)) = (&job, &self.jobs) {
+                    let _ = jobs.send(job);
+                }
+            }
+            Some(Ok(()) | Err(TrySendError::Disconnected(_))) | None => {}
+        }
+    }
+
+    /// The writer stops trying to write to a full disk.
+    pub(super) fn stop_retrying(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Journal {
+    /// Lets the writer finish what it was given, without a mark: as after a crash.
+    fn drop(&mut self) {
+        self.stop_retrying();
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Where the writer writes.
+#[derive(Debug)]
+pub(super) struct Segment {
+    number: u64,
+    file: Arc<dyn File>,
+    /// Where the next frame goes.
+    offset: u64,
+    /// Up to here the file has its place on the disk.
+    allocated: u64,
+}
+
+/// The writer, run by its thread.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) files: Arc<dyn Files>,
+    pub(super) disk: Arc<Disk>,
+    /// The folder of segments.
+    pub(super) folder: PathBuf,
+    pub(super) segment_size: u64,
+    pub(super) sealer: Sealer,
+    pub(super) stop: Arc<AtomicBool>,
+    pub(super) identity: Identity,
+    pub(super) segment: Segment,
+    prepared: Option<(Arc<dyn File>, u64)>,
+    /// The next frame's number.
+    batch: u64,
+    /// The last transaction written.
+    sequence: u64,
+    /// Everything before is on stable storage.
+    synced: Position,
+    encoder: Encoder,
+    located: Vec<Located>,
+    last_sync: Duration,
+    last_batch: usize,
+    unseen: u64,
+}
+
+/// What every segment's header repeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) epoch: u64,
+    pub(super) salt: u32,
+    pub(super) key_id: u32,
+}
+
+/// Where the journal goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) segment: u64,
+    pub(super) batch: u64,
+    pub(super) sequence: u64,
+}
+
+/// Why the writer ends.
+enum Stop {
+    /// Poisoned.
+    Failed(String),
+    /// The disk was full until the end.
+    Full,
+}
+
+impl Stop {
+    fn failed(what: &str, error: &io::Error) -> Stop {
+        Stop::Failed(format!("{what}: {error}"))
+    }
+}
+
+impl Writer {
+    /// Begins a segment and reserves ids up to `limit` in it; all of that is on stable storage when this
+    /// returns.
+    #[expect(clippy::too_many_arguments, reason = "called in one place, with what it owns from then on")]
+    pub(super) fn begin(
+        shared: Arc<Shared>,
+        files: Arc<dyn Files>,
+        disk: Arc<Disk>,
+        folder: PathBuf,
+        segment_size: u64,
+        sealer: Sealer,
+        identity: Identity,
+        next: Next,
+        limit: u64,
+    ) -> io::Result<Writer> {
+        let segment =
+            create_segment(&*files, &folder, None, identity, next, prepare_size(&disk, segment_size))?;
+        let mut writer = Writer {
+            shared,
+            files,
+            disk,
+            folder,
+            segment_size,
+            sealer,
+            stop: Arc::default(),
+            identity,
+            synced: Position { segment: segment.number, offset: segment.offset },
+            segment,
+            prepared: None,
+            batch: next.batch,
+            sequence: next.sequence,
+            encoder: Encoder::default(),
+            located: Vec::new(),
+            last_sync: Duration::ZERO,
+            last_batch: 0,
+            unseen: 0,
+        };
+        record::encode_reservation(limit, &mut writer.encoder);
+        let frame = writer.frame(FrameKind::Batch)?;
+        writer.write_frame(&frame)?;
+        writer.segment.file.sync()?;
+        writer.wrote(frame.length);
+        writer.note_room();
+        Ok(writer)
+    }
+
+    fn run(mut self, jobs: &Receiver<Job>) {
+        while let Ok(first) = jobs.recv() {
+            match self.batch(first, jobs) {
+                Ok(None) => {}
+                Ok(Some(closed)) => {
+                    let result = self.close();
+                    let why = StoreFailed("it was closed".to_owned());
+                    self.shared.end(&why);
+                    let _ = closed.send(result);
+                    return;
+                }
+                Err(stop) => {
+                    match stop {
+                        Stop::Failed(why) => self.shared.poison(&why),
+                        Stop::Full => {
+                            self.shared.end(&StoreFailed("the disk was full at the end".to_owned()))
+                        }
+                    }
+                    self.refuse_rest(jobs);
+                    return;
+                }
+            }
+        }
+        // Every handle is gone, and nobody closed: that is how a crash looks, and recovery treats it so.
+    }
+
+    /// After the end: transactions are dropped (their waiters have been told), a close is answered.
+    fn refuse_rest(&self, jobs: &Receiver<Job>) {
+        for job in jobs {
+            if let Job::Close(closed) = job {
+                let _ = closed.send(Err(self.failure()));
+            }
+        }
+    }
+
+    fn failure(&self) -> StoreFailed {
+        self.shared.failure().unwrap_or_else(|| StoreFailed("it was closed".to_owned()))
+    }
+
+    /// Writes and syncs a batch that begins with `first`. Gives back a close that ended it.
+    fn batch(
+        &mut self,
+        first: Job,
+        jobs: &Receiver<Job>,
+    ) -> Result<Option<oneshot::Sender<Result<(), StoreFailed>>>, Stop> {
+        let mut commits: Vec<Commit> = Vec::new();
+        let mut held: Vec<Permit> = Vec::new();
+        let mut bytes = 0;
+        let mut close = None;
+        let most_bytes = MOST_BYTES.min(usize::try_from(self.segment_size).unwrap_or(MOST_BYTES));
+        let linger = self.linger();
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Commit(commit, permit) => {
+                    bytes += size(&commit);
+                    commits.push(commit);
+                    held.push(permit);
+                }
+                Job::Ids => {}
+                Job::Close(closed) => {
+                    close = Some(closed);
+                    break;
+                }
+            }
+            if commits.len() >= MOST_TRANSACTIONS || bytes >= most_bytes {
+                break;
+            }
+            next = match linger {
+                None => jobs.try_recv().ok(),
+                Some(until) => match jobs.recv_deadline(until) {
+                    Ok(job) => Some(job),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+                },
+            };
+        }
+        self.last_batch = commits.len();
+        self.write(&commits)?;
+        drop(commits);
+        give_back(held);
+        self.prepare();
+        Ok(close)
+    }
+
+    /// Until when to wait for more company.
+    fn linger(&self) -> Option<Instant> {
+        let slow = self.last_sync > Duration::from_millis(1) && self.last_batch >= 2;
+        slow.then(|| Instant::now() + (self.last_sync / 5).min(Duration::from_micros(200)))
+    }
+
+    fn write(&mut self, commits: &[Commit]) -> Result<(), Stop> {
+        self.encoder.clear();
+        self.located.clear();
+        let reserved = self.shared.ids.wanted();
+        if let Some(limit) = reserved {
+            record::encode_reservation(limit, &mut self.encoder);
+        }
+        for commit in commits {
+            record::encode(commit, &self.sealer, &mut self.encoder, &mut self.located)
+                .map_err(|error| Stop::Failed(error.to_string()))?;
+        }
+        if self.encoder.length() == 0 {
+            return Ok(());
+        }
+        let length = segment::frame_length(self.encoder.length()) as u64;
+        let begun = self.segment.offset > HEADER as u64;
+        if begun && self.segment.offset + length + segment::frame_length(64) as u64 > self.segment_size {
+            let encoder = std::mem::take(&mut self.encoder);
+            self.roll()?;
+            self.encoder = encoder;
+        }
+        let start = self.segment.offset + FRAME as u64;
+        // Not before the roll: what it writes speaks of the transactions before this batch.
+        self.sequence = commits.last().map_or(self.sequence, |last| last.sequence);
+        self.persist(FrameKind::Batch)?;
+
+        let segment = self.segment.number;
+        self.shared.bodies.locate(self.located.iter().map(|located| place(located, segment, start)));
+        if let Some(limit) = reserved {
+            self.shared.ids.raise(limit);
+        }
+        if let Some(last) = commits.last() {
+            self.shared.durable.advance(last.sequence);
+        }
+        self.note_room();
+        Ok(())
+    }
+
+    /// Writes what the encoder holds as one frame and makes it durable. On a full disk this takes as long
+    /// as it takes.
+    fn persist(&mut self, kind: FrameKind) -> Result<(), Stop> {
+        let frame = self.frame(kind).map_err(|error| Stop::failed("a transaction is too large", &error))?;
+        self.until_room("the journal could not be written", |writer| {
+            let result = writer.write_frame(&frame);
+            if result.is_err() {
+                // Back to the last whole frame. If even that fails, the same bytes go to the same place.
+                let _ = writer.segment.file.truncate(writer.segment.offset);
+                writer.segment.allocated = writer.segment.offset;
+            }
+            result
+        })?;
+        self.sync()?;
+        self.wrote(frame.length);
+        Ok(())
+    }
+
+    /// Does something again and again while it fails for want of space.
+    fn until_room<T>(
+        &mut self,
+        what: &str,
+        mut attempt: impl FnMut(&mut Self) -> io::Result<T>,
+    ) -> Result<T, Stop> {
+        loop {
+            match attempt(self) {
+                Ok(done) => {
+                    self.disk.set_stuck(false);
+                    return Ok(done);
+                }
+                Err(error) if is_full(&error) => {
+                    self.disk.set_stuck(true);
+                    let until = Instant::now() + self.disk.pace;
+                    while Instant::now() < until {
+                        if self.stop.load(Ordering::Acquire) {
+                            return Err(Stop::Full);
+                        }
+                        std::thread::sleep((self.disk.pace / 10).min(Duration::from_millis(20)));
+                    }
+                }
+                Err(error) => return Err(Stop::failed(what, &error)),
+            }
+        }
+    }
+
+    fn sync(&mut self) -> Result<(), Stop> {
+        let began = Instant::now();
+        self.segment.file.sync().map_err(|error| Stop::failed("the journal could not be synced", &error))?;
+        self.last_sync = began.elapsed();
+        Ok(())
+    }
+
+    fn frame(&self, kind: FrameKind) -> io::Result<PendingFrame> {
+        let header = FrameHeader {
+            kind,
+            segment: self.segment.number,
+            batch: self.batch,
+            sequence: self.sequence,
+            synced: self.synced,
+        };
+        let payload = self.encoder.length();
+        let slices = self.encoder.slices();
+        let header = header.encode(self.identity.salt, slices.into_iter(), payload);
+        let header = header.ok_or(ErrorKind::FileTooLarge)?;
+        let length = segment::frame_length(payload);
+        Ok(PendingFrame { header, padding: length - FRAME - payload, length: length as u64 })
+    }
+
+    fn write_frame(&self, frame: &PendingFrame) -> io::Result<()> {
+        const ZEROS: [u8; 8] = [0; 8];
+        let payload = self.encoder.slices();
+        let mut slices = Vec::with_capacity(payload.len() + 2);
+        slices.push(IoSlice::new(&frame.header));
+        slices.extend(payload.into_iter().filter(|slice| !slice.is_empty()).map(IoSlice::new));
+        slices.push(IoSlice::new(ZEROS.get(..frame.padding).unwrap_or_default()));
+        files::write_all(&*self.segment.file, &mut slices, self.segment.offset)
+    }
+
+    /// A frame is on stable storage.
+    fn wrote(&mut self, length: u64) {
+        self.segment.offset += length;
+        self.segment.allocated = self.segment.allocated.max(self.segment.offset);
+        self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
+        self.batch += 1;
+        self.unseen += length;
+    }
+
+    // --- segments ---
+
+    /// Seals the segment and goes on in the next one.
+    fn roll(&mut self) -> Result<(), Stop> {
+        self.seal(None)?;
+        let next = Next { segment: self.segment.number + 1, batch: self.batch, sequence: self.sequence };
+        self.segment = self.until_room("the next segment could not be made", |writer| {
+            let prepared = writer.prepared.take();
+            let size = prepare_size(&writer.disk, writer.segment_size);
+            create_segment(&*writer.files, &writer.folder, prepared, writer.identity, next, size)
+        })?;
+        self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
+        Ok(())
+    }
+
+    /// Writes the end frame and gives back the room behind it.
+    fn seal(&mut self, next_id: Option<u64>) -> Result<(), Stop> {
+        self.encoder.clear();
+        encode_end(next_id, &mut self.encoder);
+        self.persist(FrameKind::End)?;
+        // A file that stays longer than it needs to be costs room, and is as readable.
+        if self.segment.file.truncate(self.segment.offset).is_ok() {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StoreFailed> {
+        let next_id = self.shared.ids.peek();
+        match self.seal(Some(next_id)) {
+            Ok(()) => {
+                if self.prepared.take().is_some() {
+                    let _ = self.files.remove(&self.folder.join(PREPARED));
+                }
+                Ok(())
+            }
+            Err(Stop::Failed(why)) => {
+                self.shared.poison(&why);
+                Err(self.failure())
+            }
+            Err(Stop::Full) => Err(StoreFailed("the disk is full".to_owned())),
+        }
+    }
+
+    /// Preallocates the next segment when the current one is half full and the disk has room to spare.
+    fn prepare(&mut self) {
+        // Asking the file system costs little, but not nothing.
+        if self.unseen > 1 << 20 {
+            self.unseen = 0;
+            self.disk.look();
+        }
+        if self.prepared.is_some() || self.segment.offset < self.segment_size / 2 {
+            return;
+        }
+        let size = prepare_size(&self.disk, self.segment_size);
+        if size == 0 {
+            return;
+        }
+        let path = self.folder.join(PREPARED);
+        let made = self.files.create(&path).and_then(|file| file.allocate(size).map(|()| file));
+        match made {
+            Ok(file) => self.prepared = Some((file, size)),
+            Err(_) => {
+                // It was an attempt to have room early; the roll tries again and waits if it must.
+                let _ = self.files.remove(&path);
+            }
+        }
+        self.disk.look();
+        self.note_room();
+    }
+
+    fn note_room(&self) {
+        let current = self.segment.allocated.saturating_sub(self.segment.offset);
+        self.disk.set_room(current + self.prepared.as_ref().map_or(0, |(_, size)| *size));
+    }
+}
+
+/// A frame's own bytes around the encoder's.
+struct PendingFrame {
+    header: [u8; FRAME],
+    padding: usize,
+    length: u64,
+}
+
+/// The payload of an end frame.
+pub(super) fn encode_end(next_id: Option<u64>, out: &mut Encoder) {
+    if let Some(next_id) = next_id {
+        out.flag(1, true);
+        out.number(2, next_id);
+    }
+}
+
+/// How much to preallocate: a segment, if the disk has it to spare.
+fn prepare_size(disk: &Disk, segment_size: u64) -> u64 {
+    if disk.can_prepare(segment_size) { segment_size } else { 0 }
+}
+
+/// Makes a segment durable under its name, with nothing but its header in it.
+fn create_segment(
+    files: &dyn Files,
+    folder: &std::path::Path,
+    prepared: Option<(Arc<dyn File>, u64)>,
+    identity: Identity,
+    next: Next,
+    allocate: u64,
+) -> io::Result<Segment> {
+    let aside = folder.join(PREPARED);
+    let (file, allocated) = match prepared {
+        Some(prepared) => prepared,
+        None => {
+            let file = files.create(&aside)?;
+            // Without room for all of it, it grows as it is written.
+            let allocated = if allocate > 0 && file.allocate(allocate).is_ok() { allocate } else { 0 };
+            (file, allocated)
+        }
+    };
+    let Identity { epoch, salt, key_id } = identity;
+    let Next { segment: number, batch, sequence } = next;
+    let header = SegmentHeader { number, epoch, salt, key_id, sequence, batch }.encode();
+    files::write_all(&*file, &mut [IoSlice::new(&header)], 0)?;
+    file.sync()?;
+    files.rename(&aside, &segment::path(folder, number))?;
+    files.sync_dir(folder)?;
+    Ok(Segment { number, file, offset: HEADER as u64, allocated })
+}
+
+fn place(located: &Located, segment: u64, start: u64) -> (BodyId, Place) {
+    let place = Place {
+        segment,
+        offset: start + located.offset as u64,
+        length: u32::try_from(located.length).unwrap_or(u32::MAX),
+        crc: located.crc,
+        sealed: located.sealed,
+    };
+    (located.id, place)
+}
+
+/// About how many bytes of bodies and values a transaction brings.
+fn size(commit: &Commit) -> usize {
+    use super::change::Change;
+    let size = |change: &Change| match change {
+        Change::Body(_, body) => body.size(),
+        Change::Keep(_, _, Some(value)) => value.len(),
+        _ => 0,
+    };
+    commit.changes.iter().map(size).sum()
+}
+
+/// Gives the permits of a batch back, each share's at once.
+fn give_back(permits: Vec<Permit>) {
+    let mut sums: Vec<Held> = Vec::with_capacity(2);
+    for held in permits.into_iter().filter_map(|permit| permit.held) {
+        let rest = sums.iter_mut().try_fold(held, |held, sum| match sum.merge(held) {
+            Some(other) => Ok(other),
+            None => Err(()),
+        });
+        sums.extend(rest.ok());
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}

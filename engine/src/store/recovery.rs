@@ -1,0 +1,310 @@
+//! Recovery: folds every segment, oldest first, through [`State::apply`], and leaves a journal that can be
+//! trusted.
+//!
+//! **Damage or torn tail.** A frame that cannot be read is *damage* when it lies below a position that is
+//! known to have been synced: below the synced position in any later whole frame, or in a segment that has
+//! a successor (a segment is sealed and synced before its successor is named). Damage is reported with file
+//! and offset and skipped; not a byte of it is changed. At or above every known synced position it is a
+//! *torn tail*: nobody was ever told that it is durable. It is cut there, and the bytes are kept beside the
+//! segment as `NUMBER-OFFSET.torn`. Zeros after the last frame are preallocated room and a clean end.
+//!
+//! **After an unclean stop the page cache is not trusted**: if a sync had failed, what we read may never
+//! have reached the disk, and a later sync would not notice. So the whole frames of the last segment are
+//! copied into a new file with an end frame behind them; it is synced and renamed over the old one, with
+//! the same number and offsets. Only then does anything listen or deliver. The journal goes on in the next
+//! segment.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+
+use super::bodies::Bodies;
+use super::codec::{DecodeError, Encoder, Fields};
+use super::journal::{Identity, Next, PREPARED, encode_end};
+use super::open::OpenError;
+use super::record::{self, Entry, RecordError};
+use super::segment::{self, Frame, FrameHeader, FrameKind, HEADER, NoFrame, Position, SegmentHeader};
+use super::state::{State, Touched};
+use crate::files::{self, Files};
+use crate::vault::{Vault, VaultError};
+
+/// What the journal held.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    pub(super) state: State,
+    /// Absent in a new store.
+    pub(super) identity: Option<Identity>,
+    /// Where to go on.
+    pub(super) next: Option<Next>,
+    /// The first id that may be given out.
+    pub(super) next_id: u64,
+    /// Damaged places.
+    pub(super) damage: Vec<Damage>,
+    /// What was cut.
+    pub(super) torn: Option<PathBuf>,
+}
+
+/// A part of the journal that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    pub(super) file: PathBuf,
+    pub(super) offset: usize,
+    pub(super) length: usize,
+}
+
+/// How reading one segment ended.
+#[derive(Debug, Default)]
+struct Tail {
+    /// Where its whole frames end.
+    end: usize,
+    sealed: bool,
+    clean: bool,
+    torn: bool,
+}
+
+struct Recovery<'a> {
+    files: &'a dyn Files,
+    folder: &'a Path,
+    vault: &'a Vault,
+    bodies: &'a Bodies,
+    out: Recovered,
+    batch: u64,
+    /// Ids below are reserved.
+    reserved: u64,
+    touched: Touched,
+}
+
+/// The numbers of all segments, in order.
+pub(super) fn segments(files: &dyn Files, folder: &Path) -> io::Result<Vec<u64>> {
+    let names = files.list(folder)?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| segment::number_of(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Folds all segments and heals the last one.
+pub(super) fn recover(
+    files: &dyn Files,
+    folder: &Path,
+    numbers: &[u64],
+    vault: &Vault,
+    bodies: &Bodies,
+) -> Result<Recovered, OpenError> {
+    let out = Recovered { next_id: 1, ..Recovered::default() };
+    let mut recovery =
+        Recovery { files, folder, vault, bodies, out, batch: 0, reserved: 1, touched: Touched::new() };
+    let Some(last) = numbers.last().copied() else { return Ok(recovery.out) };
+    let identity = recovery.identity(numbers)?;
+    recovery.out.identity = Some(identity);
+    let mut expected = None;
+    for number in numbers.iter().copied() {
+        if expected.is_some_and(|expected| expected != number) {
+            let missing = expected.unwrap_or_default();
+            recovery.damaged(missing, 0, 0);
+        }
+        expected = Some(number + 1);
+        recovery.segment(number, number == last, identity)?;
+    }
+    let Recovery { mut out, batch, reserved, .. } = recovery;
+    // Records that were lost to damage may have used any id of their reservation, and reserved more.
+    let lost = if out.damage.is_empty() { 0 } else { 1 << 20 };
+    out.next_id = reserved.max(out.state.highest_id + 1) + lost;
+    out.next = Some(Next { segment: last + 1, batch, sequence: out.state.sequence });
+    Ok(out)
+}
+
+impl Recovery<'_> {
+    /// Epoch, salt and key of the store: from the newest segment whose header is whole.
+    fn identity(&self, numbers: &[u64]) -> Result<Identity, OpenError> {
+        let header = numbers.iter().rev().find_map(|number| {
+            let file = self.files.open(&segment::path(self.folder, *number)).ok()?;
+            let mut header = [0; HEADER];
+            files::read_exact(&*file, &mut header, 0).ok()?;
+            SegmentHeader::decode(&header)
+        });
+        let header = header.ok_or_else(|| OpenError::NotAJournal(self.folder.to_owned()))?;
+        if header.key_id != self.vault.key_id() {
+            return Err(OpenError::WrongKey { expected: header.key_id, found: self.vault.key_id() });
+        }
+        Ok(Identity { epoch: header.epoch, salt: header.salt, key_id: header.key_id })
+    }
+
+    fn segment(&mut self, number: u64, last: bool, identity: Identity) -> Result<(), OpenError> {
+        let path = segment::path(self.folder, number);
+        let content = files::read(self.files, &path).map_err(|error| OpenError::io(&path, error))?;
+        match SegmentHeader::decode(&content) {
+            Some(header) if header.number == number => {
+                // Its predecessor may have lost its end frame; only if transactions are missing is it damage.
+                if header.sequence > self.out.state.sequence && number > 1 && self.out.damage.is_empty() {
+                    self.damaged(number - 1, 0, 0);
+                }
+                self.batch = self.batch.max(header.batch);
+            }
+            _ => self.damaged(number, 0, HEADER),
+        }
+        let tail = self.frames(number, &content, last, identity.salt)?;
+        if last && !tail.clean {
+            self.heal(number, &content, &tail, identity)?;
+        }
+        Ok(())
+    }
+
+    /// Folds the frames of a segment.
+    fn frames(&mut self, number: u64, content: &[u8], last: bool, salt: u32) -> Result<Tail, OpenError> {
+        let mut tail = Tail { end: HEADER, ..Tail::default() };
+        loop {
+            let at = tail.end;
+            let frame = match segment::frame_at(content, at, number, salt) {
+                Ok(frame) => frame,
+                Err(NoFrame::End) => break,
+                Err(NoFrame::Newer) => return Err(self.newer(number, at)),
+                Err(NoFrame::Bad) => {
+                    let here = Position { segment: number, offset: at as u64 };
+                    let later = segment::next_frame(content, at + 8, number, salt);
+                    match later.filter(|later| !last || later.header.synced > here) {
+                        Some(later) => {
+                            self.damaged(number, at, later.offset - at);
+                            later
+                        }
+                        None if last => {
+                            tail.torn = true;
+                            break;
+                        }
+                        None => {
+                            self.damaged(number, at, content.len() - at);
+                            break;
+                        }
+                    }
+                }
+            };
+            tail.end = frame.end;
+            self.batch = self.batch.max(frame.header.batch + 1);
+            match frame.header.kind {
+                FrameKind::Batch => self.fold(number, &frame)?,
+                FrameKind::End => {
+                    tail.sealed = true;
+                    tail.clean = self
+                        .end_frame(&frame)
+                        .map_err(|error| self.unreadable(number, frame.offset, &error))?;
+                    break;
+                }
+            }
+        }
+        Ok(tail)
+    }
+
+    fn fold(&mut self, number: u64, frame: &Frame<'_>) -> Result<(), OpenError> {
+        let offset = frame.offset + segment::FRAME;
+        let Recovery { out, bodies, vault, reserved, touched, .. } = self;
+        let folded = record::decode(frame.payload, number, offset, vault, |entry| match entry {
+            Entry::Reservation(limit) => *reserved = (*reserved).max(limit),
+            Entry::Commit(commit, places) => {
+                let mut places = places.into_iter();
+                for change in &commit.changes {
+                    if let super::change::Change::Body(id, body) = change
+                        && let Some((_, place)) = places.next()
+                    {
+                        bodies.found(*id, body, place);
+                    }
+                }
+                out.state.apply(&commit, touched);
+                touched.clear();
+            }
+        });
+        folded.map_err(|error| self.unreadable(number, frame.offset, &error))
+    }
+
+    /// Whether an end frame marks a clean stop. Then the next id is known exactly.
+    fn end_frame(&mut self, frame: &Frame<'_>) -> Result<bool, RecordError> {
+        let mut clean = false;
+        for field in Fields::new(frame.payload, 0) {
+            let field = field?;
+            match field.tag {
+                1 => clean = true,
+                2 => self.reserved = field.number()?,
+                _ => field.skip()?,
+            }
+        }
+        Ok(clean)
+    }
+
+    /// Makes the last segment of an unclean stop durable, sealed, and free of what was torn.
+    fn heal(
+        &mut self,
+        number: u64,
+        content: &[u8],
+        tail: &Tail,
+        identity: Identity,
+    ) -> Result<(), OpenError> {
+        let path = segment::path(self.folder, number);
+        let whole = content.get(..tail.end).unwrap_or(content);
+        let mut healed = Encoder::default();
+        healed.raw(whole);
+        if !tail.sealed {
+            let end = end_frame(number, self.batch, self.out.state.sequence, tail.end, identity.salt);
+            healed.raw(&end.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
+            self.batch += 1;
+        }
+        let torn = content.get(tail.end..).unwrap_or_default();
+        let torn = torn.len() - torn.iter().rev().take_while(|byte| **byte == 0).count();
+        let torn = content.get(tail.end..tail.end + torn).filter(|torn| tail.torn && !torn.is_empty());
+        let write = || -> io::Result<Option<PathBuf>> {
+            let kept = match torn {
+                None => None,
+                Some(torn) => {
+                    let name = format!("{number:010}-{}.torn", tail.end);
+                    files::write_new(self.files, self.folder, &name, torn)?;
+                    Some(self.folder.join(name))
+                }
+            };
+            let aside = self.folder.join(PREPARED);
+            let file = self.files.create(&aside)?;
+            files::write_all(&*file, &mut [IoSlice::new(&healed.buffer)], 0)?;
+            file.sync()?;
+            self.files.rename(&aside, &path)?;
+            self.files.sync_dir(self.folder)?;
+            Ok(kept)
+        };
+        let kept = write().map_err(|error| OpenError::io(&path, error))?;
+        if let Some(kept) = kept {
+            tracing::warn!(
+                file = %kept.display(), bytes = torn.map_or(0, <[u8]>::len),
+                "the last write before the crash was incomplete; nobody was told that it was stored; it is kept here"
+            );
+            self.out.torn = Some(kept);
+        }
+        Ok(())
+    }
+
+    fn damaged(&mut self, number: u64, offset: usize, length: usize) {
+        let file = segment::path(self.folder, number);
+        self.out.damage.push(Damage { file, offset, length });
+    }
+
+    fn newer(&self, number: u64, offset: usize) -> OpenError {
+        OpenError::Newer(format!("{}:{offset}", segment::path(self.folder, number).display()))
+    }
+
+    fn unreadable(&self, number: u64, offset: usize, error: &RecordError) -> OpenError {
+        let place = format!("{}:{offset}", segment::path(self.folder, number).display());
+        match error {
+            RecordError::Decode(DecodeError::Unknown(_)) => OpenError::Newer(place),
+            RecordError::Vault(VaultError::WrongKey { found, expected }) => {
+                OpenError::WrongKey { expected: *found, found: *expected }
+            }
+            error => OpenError::Unreadable { place, text: error.to_string() },
+        }
+    }
+}
+
+/// The bytes of an end frame without a clean mark.
+fn end_frame(number: u64, batch: u64, sequence: u64, at: usize, salt: u32) -> Option<Vec<u8>> {
+    let mut payload = Encoder::default();
+    encode_end(None, &mut payload);
+    let synced = Position { segment: number, offset: at as u64 };
+    let header = FrameHeader { kind: FrameKind::End, segment: number, batch, sequence, synced };
+    let header = header.encode(salt, payload.slices().into_iter(), payload.length())?;
+    let mut frame = header.to_vec();
+    frame.extend_from_slice(&payload.buffer);
+    frame.resize(segment::frame_length(payload.length()), 0);
+    Some(frame)
+}

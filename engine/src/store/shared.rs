@@ -1,0 +1,86 @@
+//! What the handles of a store and its writer thread share.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::api::StoreFailed;
+use super::bodies::Bodies;
+use super::durable::Durable;
+use super::ids::Ids;
+use super::permit::Share;
+use super::state::State;
+use crate::clock::SharedClock;
+use crate::event::{Event, Level};
+use crate::id::EventId;
+use crate::vault::Vault;
+
+/// State, bodies, ids, durability, health.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) clock: SharedClock,
+    pub(super) vault: Vault,
+    pub(super) epoch: Arc<str>,
+    pub(super) state: Mutex<State>,
+    pub(super) bodies: Bodies,
+    pub(super) ids: Ids,
+    pub(super) durable: Durable,
+    /// Room for new messages on their way to the disk.
+    pub(super) ingest: Arc<Share>,
+    /// Room for everything else.
+    pub(super) completion: Arc<Share>,
+    pub(super) failed: OnceLock<StoreFailed>,
+    /// Events that found no room.
+    pub(super) dropped_events: AtomicU64,
+    /// Damaged places that have been reported.
+    pub(super) reported: Mutex<HashSet<(u64, u64)>>,
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing will become durable any more. The event stays in memory; there is no disk to write it to.
+    pub(super) fn poison(&self, why: &str) {
+        let failed = StoreFailed(why.to_owned());
+        if self.failed.set(failed.clone()).is_err() {
+            return;
+        }
+        tracing::error!(name: "store.failed", error = why, "store.failed: nothing more is acknowledged; restart the production");
+        self.end(&failed);
+        let event = Event {
+            id: EventId(self.ids.take(|| {})),
+            at: self.clock.now(),
+            level: Level::Error,
+            kind: "store.failed".to_owned(),
+            item: None,
+            session: None,
+            message_id: None,
+            who: None,
+            text: failed.to_string(),
+            detail: None,
+        };
+        self.state().add_event(&event);
+    }
+
+    /// No permits, no receipts from here on.
+    pub(super) fn end(&self, why: &StoreFailed) {
+        // Whoever got that far learns it from `failed`.
+        let _ = self.failed.set(why.clone());
+        self.ingest.close();
+        self.completion.close();
+        self.ids.raise(u64::MAX);
+        self.durable.fail(why);
+    }
+
+    pub(super) fn failure(&self) -> Option<StoreFailed> {
+        self.failed.get().cloned()
+    }
+
+    /// An event had no room.
+    pub(super) fn drop_event(&self) {
+        self.dropped_events.fetch_add(1, Ordering::Relaxed);
+        metrics::counter!("septet_store_events_dropped_total").increment(1);
+    }
+}
