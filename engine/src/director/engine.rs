@@ -6,19 +6,29 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::watch;
+use tokio::sync::watch as state;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::plan::Plan;
 use crate::director::core::Core;
 use crate::director::items::{Control, Item};
 use crate::director::lanes::Lanes;
 use crate::director::{ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError};
+use crate::director::{orphans, watch};
 use crate::event::{Level, NewEvent};
 use crate::host::{Keep, KeepFamily};
 use crate::id::ItemName;
 use crate::process::LaneServices;
 use crate::registry::ItemKind;
 use crate::store::Store;
+
+/// Key of the plan that ran last.
+const LAST: &str = "last";
+
+/// The files of the production that ran last on this store (relative name, text).
+pub fn last_good(store: &Store) -> Option<Vec<(String, String)>> {
+    serde_json::from_slice(&store.get(KeepFamily::Plan, LAST)?).ok()
+}
 
 /// A running production. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,8 +39,10 @@ pub(super) struct Running {
     pub(super) core: Arc<Core>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) items: RwLock<HashMap<ItemName, Item>>,
-    pub(super) state: watch::Sender<ProductionState>,
+    pub(super) state: state::Sender<ProductionState>,
     pub(super) started: Timestamp,
+    /// Ends what watches the items.
+    watching: CancellationToken,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
 }
@@ -38,7 +50,7 @@ pub(super) struct Running {
 impl Engine {
     /// Starts a plan on a recovered store: resolves orphans, configures queues, binds and runs every
     /// enabled item (one that cannot is `faulted` and tried again), resumes waiting instances.
-    pub async fn start(plan: Plan, parts: Parts, _orphans: Orphans) -> Result<Engine, StartError> {
+    pub async fn start(plan: Plan, parts: Parts, orphans: Orphans) -> Result<Engine, StartError> {
         let Parts { store, lanes, tokens } = parts;
         let plan = Arc::new(plan);
         let services =
@@ -49,28 +61,39 @@ impl Engine {
             core,
             lanes,
             items: RwLock::default(),
-            state: watch::Sender::new(ProductionState::Starting),
+            state: state::Sender::new(ProductionState::Starting),
             started: store.clock().now(),
+            watching: CancellationToken::new(),
             reloading: tokio::sync::Mutex::default(),
         };
+        let found = orphans::find(&store, &plan);
+        orphans::check(&found, &plan, &orphans)?;
+        orphans::resolve(&running.core, &found, &orphans).await?;
         let engine = Engine(Arc::new(running));
-        engine.spawn_items(&plan).await;
+        let directory = engine.0.core.directory();
+        let routed = plan.items.iter().filter_map(|item| directory.get(item.name.as_str()).cloned());
+        engine.spawn(&routed.collect::<Vec<_>>(), HashMap::new()).await;
+        engine.keep_plan(&plan).await?;
+        let (core, started, stop) =
+            (engine.0.core.clone(), engine.0.started, engine.0.watching.clone());
+        tokio::spawn(async move { watch::watch(&core, started, stop).await });
         engine.0.state.send_replace(ProductionState::Running);
         Ok(engine)
     }
 
-    /// Queues first, so that whatever comes in finds its way; services last.
-    async fn spawn_items(&self, plan: &Plan) {
-        for kind in [ItemKind::Operation, ItemKind::Process, ItemKind::Service] {
-            let directory = self.0.core.directory();
-            let of_kind = plan.items.iter().filter(|item| item.kind == kind);
-            let routed = of_kind.filter_map(|item| directory.get(item.name.as_str()));
-            let items: Vec<Item> =
-                routed.map(|routed| Item::spawn(&self.0.core, &self.0.lanes, routed, None)).collect();
-            join_all(items.iter().map(Item::settled)).await;
-            let mut known = self.0.items.write().unwrap_or_else(PoisonError::into_inner);
-            known.extend(items.into_iter().map(|item| (item.name().clone(), item)));
+    /// Remembers the plan that runs, for [`last_good`].
+    pub(super) async fn keep_plan(&self, plan: &Plan) -> Result<(), StartError> {
+        let sources = serde_json::to_vec(&*plan.sources).expect("pairs of texts are always JSON");
+        let store = &self.0.core.store;
+        if store.get(KeepFamily::Plan, LAST).as_deref() == Some(&sources) {
+            return Ok(());
         }
+        let kept = store.put(KeepFamily::Plan, LAST, Some(sources.into())).await;
+        // A full disk is no reason not to run what is right.
+        if let Err(failed) = kept {
+            tracing::warn!(error = %failed, "the plan could not be kept for --last-good");
+        }
+        Ok(())
     }
 
     /// Stops accepting, finishes work in flight (at most `deadline`), syncs. Queues stay on disk.
@@ -79,6 +102,7 @@ impl Engine {
             self.0.state.send_replace(ProductionState::Stopped);
             return;
         }
+        self.0.watching.cancel();
         let clock = self.0.core.store.clock().clone();
         let wait = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
         let end = clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
@@ -152,6 +176,11 @@ impl Engine {
             })
         };
         plan.items.iter().filter_map(|item| view(&item.name)).collect()
+    }
+
+    /// Sets the gauges of `/metrics` to what is so now.
+    pub fn update_gauges(&self) {
+        watch::gauges(&self.0.core);
     }
 
     pub(super) fn all(&self) -> Vec<Item> {

@@ -22,7 +22,7 @@ use crate::director::lanes::Lanes;
 use crate::director::operation::Operation;
 use crate::director::process::Driver;
 use crate::event::{Level, NewEvent};
-use crate::host::{BusinessService, HostFault, Keep, KeepFamily, ServiceContext, ServiceFactory};
+use crate::host::{BusinessService, HostFault, Keep, KeepFamily, Runtime, ServiceContext, ServiceFactory};
 use crate::id::ItemName;
 use crate::queue::Policy;
 use crate::registry::{Factory, ItemKind};
@@ -200,12 +200,13 @@ impl fmt::Debug for Prepared {
 pub(super) async fn prepare(
     core: &Arc<Core>,
     routed: &Arc<Routed>,
+    runtime: Runtime,
     factory: &dyn ServiceFactory,
 ) -> Result<Prepared, HostFault> {
     let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
     let intake = Arc::new(Door::new(core.clone(), routed.clone(), kill.clone()));
     let item = routed.plan.name.clone();
-    let cx = ServiceContext { item, runtime: core.directory().runtime.clone(), stop, intake };
+    let cx = ServiceContext { item, runtime, stop, intake };
     let mut host = factory.create();
     match AssertUnwindSafe(host.bind(&cx)).catch_unwind().await {
         Ok(Ok(())) => Ok(Prepared { host, cx, kill }),
@@ -479,7 +480,10 @@ impl Supervisor {
     async fn launch_service(&mut self, factory: &dyn ServiceFactory) -> Result<Run, HostFault> {
         let prepared = match self.prepared.take() {
             Some(prepared) => prepared,
-            None => prepare(&self.core, &self.routed, factory).await?,
+            None => {
+                let runtime = self.core.directory().runtime.clone();
+                prepare(&self.core, &self.routed, runtime, factory).await?
+            }
         };
         let Prepared { host, cx, kill } = prepared;
         let stop = cx.stop.clone();

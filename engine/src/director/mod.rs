@@ -13,7 +13,7 @@ use crate::process::LaneFactory;
 use crate::store::{ItemCounts, Store};
 use crate::token::SharedTokens;
 
-pub use engine::Engine;
+pub use engine::{Engine, last_good};
 
 mod alerts;
 mod control;
@@ -26,9 +26,12 @@ mod intake;
 mod items;
 mod lanes;
 mod operation;
+mod orphans;
 mod outcome;
 mod process;
+mod reload;
 mod verdict;
+mod watch;
 
 #[cfg(test)]
 mod tests;
