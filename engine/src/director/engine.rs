@@ -74,8 +74,7 @@ impl Engine {
         let routed = plan.items.iter().filter_map(|item| directory.get(item.name.as_str()).cloned());
         engine.spawn(&routed.collect::<Vec<_>>(), HashMap::new()).await;
         engine.keep_plan(&plan).await?;
-        let (core, started, stop) =
-            (engine.0.core.clone(), engine.0.started, engine.0.watching.clone());
+        let (core, started, stop) = (engine.0.core.clone(), engine.0.started, engine.0.watching.clone());
         tokio::spawn(async move { watch::watch(&core, started, stop).await });
         engine.0.state.send_replace(ProductionState::Running);
         Ok(engine)

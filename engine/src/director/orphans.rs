@@ -29,9 +29,12 @@ pub(super) fn check(found: &[(ItemName, u64)], plan: &Plan, orphans: &Orphans) -
         Orphans::Hold | Orphans::Discard => Vec::new(),
         Orphans::Refuse => found.iter().map(named).collect(),
         Orphans::Rename(pairs) => {
-            let receives = |name: &ItemName| plan.item(name).is_some_and(|item| item.kind != ItemKind::Service);
+            let receives =
+                |name: &ItemName| plan.item(name).is_some_and(|item| item.kind != ItemKind::Service);
             if let Some((_, to)) = pairs.iter().find(|(_, to)| !receives(to)) {
-                return Err(StartError::Orphans(format!("{to} is not in the production and cannot take them")));
+                return Err(StartError::Orphans(format!(
+                    "{to} is not in the production and cannot take them"
+                )));
             }
             found.iter().filter(|(name, _)| !pairs.iter().any(|(from, _)| from == name)).map(named).collect()
         }

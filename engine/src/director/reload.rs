@@ -50,14 +50,20 @@ impl Engine {
             .collect();
         orphans::check(&orphans::find(&core.store, &plan), &plan, &orphans)?;
 
-        let (later, first): (Vec<_>, Vec<_>) =
-            coming.iter().filter(|routed| binds(routed)).cloned().partition(|routed| takes_over(routed, &going));
+        let (later, first): (Vec<_>, Vec<_>) = coming
+            .iter()
+            .filter(|routed| binds(routed))
+            .cloned()
+            .partition(|routed| takes_over(routed, &going));
         let mut prepared = HashMap::new();
         self.bind(&first, &new, &mut prepared).await?;
 
         let within = old.plan.production.shutdown_timeout;
         for kind in OUT_ORDER {
-            let items = going.iter().filter(|item| item.kind == kind).filter_map(|item| self.find(item.name.as_str()).ok());
+            let items = going
+                .iter()
+                .filter(|item| item.kind == kind)
+                .filter_map(|item| self.find(item.name.as_str()).ok());
             join_all(items.map(|item| async move { item.end(within).await })).await;
         }
         core.replace_directory(new.clone());
@@ -122,7 +128,9 @@ impl Engine {
 
 /// Whether a service will be bound when it starts.
 fn binds(routed: &Routed) -> bool {
-    routed.plan.kind == ItemKind::Service && routed.plan.common.enabled && routed.plan.common.schedule.is_none()
+    routed.plan.kind == ItemKind::Service
+        && routed.plan.common.enabled
+        && routed.plan.common.schedule.is_none()
 }
 
 /// Whether an item listens where one that goes listens now. Listeners with different paths share an address.
@@ -130,9 +138,9 @@ fn takes_over(routed: &Routed, going: &[Arc<ItemPlan>]) -> bool {
     let listens = &routed.plan.built.facts.listens;
     let held = going.iter().flat_map(|item| &item.built.facts.listens);
     held.into_iter().any(|(address, path)| {
-        listens.iter().any(|(wanted, other)| {
-            wanted == address && (path.is_none() || other.is_none() || path == other)
-        })
+        listens
+            .iter()
+            .any(|(wanted, other)| wanted == address && (path.is_none() || other.is_none() || path == other))
     })
 }
 

@@ -38,12 +38,18 @@ pub(super) async fn watch(core: &Core, started: Timestamp, stop: CancellationTok
         let directory = core.directory();
         let now = clock.now();
         let oldest: HashMap<ItemName, Timestamp> = match directory.plan.items.iter().any(|item| asks(item)) {
-            true => core.store.queues().into_iter().filter_map(|queue| Some((queue.item, queue.oldest?))).collect(),
+            true => core
+                .store
+                .queues()
+                .into_iter()
+                .filter_map(|queue| Some((queue.item, queue.oldest?)))
+                .collect(),
             false => continue,
         };
         for item in directory.plan.items.iter().filter(|item| asks(item)) {
             let counts = core.store.counts(&item.name);
-            let since = |moment: Option<&Timestamp>| moment.map_or(SignedDuration::ZERO, |m| now.duration_since(*m));
+            let since =
+                |moment: Option<&Timestamp>| moment.map_or(SignedDuration::ZERO, |m| now.duration_since(*m));
             let seen = Seen {
                 queued: counts.queued,
                 age: since(oldest.get(&item.name)),
@@ -98,10 +104,8 @@ pub(super) fn gauges(core: &Core) {
     let directory = core.directory();
     for item in &directory.plan.items {
         let counts = core.store.counts(&item.name);
-        let labels = [
-            ("production", directory.plan.production.name.clone()),
-            ("item", item.name.as_str().to_owned()),
-        ];
+        let labels =
+            [("production", directory.plan.production.name.clone()), ("item", item.name.as_str().to_owned())];
         // Exact below 2^53, which no queue reaches.
         #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
         let float = |count: u64| count as f64;
