@@ -301,3 +301,126 @@ impl fmt::Debug for Charset {
         write!(f, "Charset({})", self.name())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> Charset {
+        Charset::from_name(name).unwrap_or_else(|| panic!("{name} is unknown"))
+    }
+
+    #[test]
+    fn every_name_of_table_0211_that_can_be_supported_is_known() {
+        for (name, expect) in [
+            ("ASCII", "ASCII"),
+            ("8859/1", "windows-1252"),
+            ("8859/2", "ISO-8859-2"),
+            ("8859/3", "ISO-8859-3"),
+            ("8859/4", "ISO-8859-4"),
+            ("8859/5", "ISO-8859-5"),
+            ("8859/6", "ISO-8859-6"),
+            ("8859/7", "ISO-8859-7"),
+            ("8859/8", "ISO-8859-8"),
+            ("8859/9", "windows-1254"),
+            ("8859/15", "ISO-8859-15"),
+            ("ISO IR6", "ASCII"),
+            ("ISO IR14", "ISO-2022-JP"),
+            ("ISO IR87", "ISO-2022-JP"),
+            ("ISO IR159", "ISO-2022-JP"),
+            ("GB 18030-2000", "gb18030"),
+            ("KS X 1001", "EUC-KR"),
+            ("BIG-5", "Big5"),
+            ("UNICODE", "UTF-8"),
+            ("UNICODE UTF-8", "UTF-8"),
+            ("UNICODE UTF-16", "UTF-16BE"),
+            ("UNICODE UTF-32", "UTF-32BE"),
+        ] {
+            assert_eq!(named(name).name(), expect);
+            assert_eq!(named(expect), named(name), "names are read back");
+        }
+    }
+
+    #[test]
+    fn common_misspellings_are_known_and_others_are_not() {
+        for name in ["ISO-8859-1", "iso8859-1", "8859-1", "ISO_8859-1:1987", "Windows-1252", "cp1252"] {
+            assert_eq!(named(name), Charset::LATIN_1, "{name}");
+        }
+        assert_eq!(named("utf8"), Charset::UTF_8);
+        assert_eq!(named("Shift_JIS").name(), "Shift_JIS");
+        assert_eq!(named("windows-1251").name(), "windows-1251");
+        for name in ["", "  ", "CNS 11643-1992", "KLINGON", "ISO-2022-KR", "replacement", "8859", "8859/12"] {
+            assert_eq!(Charset::from_name(name), None, "{name}");
+        }
+        assert_eq!("KLINGON".parse::<Charset>(), Err(UnknownCharset));
+    }
+
+    #[test]
+    fn text_comes_back_from_every_charset_that_can_express_it() {
+        for (name, text) in [
+            ("ASCII", "Mueller"),
+            ("8859/1", "Müller “€”"),
+            ("8859/2", "Dvořák Łukasz"),
+            ("8859/5", "Иванов"),
+            ("8859/7", "Γιώργος"),
+            ("8859/9", "Şahin Işık"),
+            ("8859/15", "Lebœuf €"),
+            ("ISO IR87", "患者 taro 太郎"),
+            ("GB 18030-2000", "王小明 𠀋"),
+            ("KS X 1001", "홍길동"),
+            ("BIG-5", "陳大文"),
+            ("UNICODE UTF-8", "Müller 患者 𠀋"),
+            ("UNICODE UTF-16", "Müller 患者 𠀋"),
+            ("UTF-16LE", "Müller 患者 𠀋"),
+            ("UNICODE UTF-32", "Müller 患者 𠀋"),
+            ("UTF-32LE", "Müller 患者 𠀋"),
+        ] {
+            let bytes = named(name).encode(text).unwrap_or_else(|problem| panic!("{name}: {problem}"));
+            assert_eq!(named(name).decode_checked(&bytes), (Cow::Borrowed(text), true), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_charset_cannot_express_is_reported() {
+        for (name, text) in
+            [("ASCII", "é"), ("8859/1", "患"), ("ISO IR87", "홍"), ("BIG-5", "é"), ("KS X 1001", "𠀋")]
+        {
+            let problem = named(name).encode(text).unwrap_err();
+            assert_eq!(problem, Unmappable { charset: named(name) });
+            assert!(!problem.to_string().contains(text));
+            assert_eq!(named(name).encode_lossy(&format!("a{text}b")), b"a?b", "{name}");
+        }
+    }
+
+    #[test]
+    fn decoding_never_fails_but_tells() {
+        let check = |name: &str, bytes: &[u8], expect: &str| {
+            assert_eq!(named(name).decode_checked(bytes), (Cow::Borrowed(expect), false), "{name}");
+        };
+        check("ASCII", b"\xe9", "é");
+        check("ASCII", "é".as_bytes(), "é");
+        check("UNICODE UTF-8", b"caf\xe9", "café");
+        check("GB 18030-2000", b"\xff", "\u{fffd}");
+        check("UTF-16LE", b"a\0\x00\xd8b\0", "a\u{fffd}b");
+        check("UTF-16LE", b"a\0b", "a\u{fffd}");
+        check("UTF-32LE", b"a\0\0\0\xff\xff\xff\xff", "a\u{fffd}");
+    }
+
+    #[test]
+    fn only_bytes_inside_characters_are_covered() {
+        let covered = |name: &str, bytes: &[u8]| named(name).without_hidden_delimiters(bytes);
+        assert_eq!(covered("BIG-5", b"|\xa4\x7c|\xa5\x5c^"), Some(b"|\xa4\xff|\xa5\xff^".to_vec()));
+        assert_eq!(
+            covered("GB 18030-2000", b"\x81\x30\x81\x30|\x81\x7c|"),
+            Some(b"\x81\xff\xff\xff|\x81\xff|".to_vec())
+        );
+        assert_eq!(covered("Shift_JIS", b"\x83\x5c|\xb1|"), Some(b"\x83\xff|\xb1|".to_vec()));
+        assert_eq!(
+            covered("ISO IR87", b"A|\x1b$B|^\x1b(B|"),
+            Some(b"A|\xff\xff\xff\xff\xff\xff\xff\xff|".to_vec())
+        );
+        assert_eq!(covered("BIG-5", b"plain|^"), None);
+        assert_eq!(covered("8859/1", b"\xe9|"), None);
+        assert_eq!(covered("BIG-5", b"\xa4"), Some(b"\xa4".to_vec()));
+    }
+}

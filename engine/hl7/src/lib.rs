@@ -5,6 +5,20 @@
 //! with a readable MSH is a message, what is odd about it is a [`Finding`], what we build follows the standard.
 //! *No patient data in errors*: error texts, findings and `Debug` name places (segment, field, offset), never content.
 //!
+//! ```
+//! use septet_hl7::Message;
+//!
+//! let raw = "MSH|^~\\&|LAB|H1|||20260101||ORU^R01|42|P|2.5\rPID|1||123^^^H^MR||Doe\\T\\Co^Jane\r";
+//! let message = Message::parse(raw.into())?;
+//! assert_eq!(message.message_type(), "ORU^R01");
+//! assert_eq!(message.value("PID-3.1")?, "123");
+//! assert_eq!(message.value("PID-5.1")?, "Doe&Co");
+//!
+//! let edited = message.set(&"PID-8".parse()?, "F")?;
+//! assert_eq!(edited.raw(), &raw.replace("Jane", "Jane|||F"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! | to | look in |
 //! |---|---|
 //! | read fields | [`Message`], [`Path`], [`Segment`] |

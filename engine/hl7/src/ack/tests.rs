@@ -1,4 +1,8 @@
+use bytes::Bytes;
+
 use super::*;
+use crate::batch::Batch;
+use crate::{Charset, Message};
 
 fn message(text: &str) -> Message {
     Message::parse(Bytes::copy_from_slice(text.as_bytes())).unwrap()

@@ -199,7 +199,8 @@ fn answer(random: &mut Random, message: &Message) {
     let ack = Message::parse(build_ack(Some(message), &spec)).unwrap();
     assert_eq!(ack.delimiters(), message.delimiters());
     let id = |message: &Message, path: &str| message.raw_at(&path.parse().unwrap()).to_vec();
-    if message.raw().is_ascii() {
+    // An escape sequence that is never taken back hides what follows it, here the rest of the header.
+    if message.raw().is_ascii() && !message.raw().contains(&0x1b) {
         assert_eq!(id(&ack, "MSA-2[*]"), id(message, "MSH-10[*]"));
     }
 }
