@@ -105,7 +105,7 @@ pub(crate) fn check_url(build: &mut Build<'_>, text: &str) -> Option<Url> {
     let at = &[At::Key("url")];
     let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
     if authority.is_some_and(|authority| authority.contains('{')) {
-        build.error("S0601", at, "the host of a URL cannot come from the message", None);
+        build.error("S0331", at, "the host of a URL cannot come from the message", None);
         return None;
     }
     // Places in the path are no part of URL syntax: they are filled in later.
@@ -114,17 +114,17 @@ pub(crate) fn check_url(build: &mut Build<'_>, text: &str) -> Option<Url> {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => url,
         _ => {
             let example = Some("write it as https://host/path".to_owned());
-            build.error("S0601", at, "this is no http or https URL", example);
+            build.error("S0331", at, "this is no http or https URL", example);
             return None;
         }
     };
     if !url.username().is_empty() || url.password().is_some() {
         let use_header = Some("send them in headers = { Authorization = \"…\" }".to_owned());
-        build.error("S0601", at, "a URL cannot hold user name and password", use_header);
+        build.error("S0331", at, "a URL cannot hold user name and password", use_header);
         return None;
     }
     if url.fragment().is_some() {
-        build.error("S0601", at, "a URL that is sent has no fragment (#)", None);
+        build.error("S0331", at, "a URL that is sent has no fragment (#)", None);
         return None;
     }
     Some(url)
@@ -138,10 +138,10 @@ pub(crate) fn check_clear_text(build: &mut Build<'_>, url: &Url, what: Option<&s
     }
     let text = format!("{what} would be sent over plain http");
     if allowed {
-        build.warning("S0602", &[At::Key("url")], text, Some("use https".to_owned()));
+        build.warning("S0332", &[At::Key("url")], text, Some("use https".to_owned()));
     } else {
         let suggestion = "use https, or say allow_plain_http = true where the network is trusted";
-        build.error("S0602", &[At::Key("url")], text, Some(suggestion.to_owned()));
+        build.error("S0332", &[At::Key("url")], text, Some(suggestion.to_owned()));
     }
 }
 
@@ -149,17 +149,17 @@ pub(crate) fn check_clear_text(build: &mut Build<'_>, url: &Url, what: Option<&s
 pub(crate) fn check_tls(build: &mut Build<'_>, tls: Option<&ClientTls>) {
     let Some(tls) = tls else { return };
     if tls.cert.is_some() != tls.key.is_some() {
-        build.error("S0603", &[At::Key("tls")], "cert and key belong together", None);
+        build.error("S0333", &[At::Key("tls")], "cert and key belong together", None);
     }
     if tls.server_name.is_some() && tls.ca.is_none() && tls.pin.is_none() {
         let suggestion = Some("name the authority that signed the certificate".to_owned());
-        build.error("S0603", &[At::Key("tls"), At::Key("server_name")], "server_name needs ca", suggestion);
+        build.error("S0333", &[At::Key("tls"), At::Key("server_name")], "server_name needs ca", suggestion);
     }
     if let Some(pin) = &tls.pin
         && client_tls::pin_digest(pin).is_none()
     {
         let form = Some("sha256: and 64 hex digits, colons allowed".to_owned());
-        build.error("S0603", &[At::Key("tls"), At::Key("pin")], "this pin names no certificate", form);
+        build.error("S0333", &[At::Key("tls"), At::Key("pin")], "this pin names no certificate", form);
     }
 }
 

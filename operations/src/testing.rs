@@ -115,3 +115,25 @@ pub(crate) fn delivery(id: u64, body: Body, runtime: &Runtime) -> OperationConte
         runtime: runtime.clone(),
     }
 }
+
+/// What `check` says of a production that has only these tables, one problem a line.
+pub(crate) fn check(text: &str) -> String {
+    use septet_engine::config::env::Env;
+    use septet_engine::config::load::load_text;
+    use septet_engine::registry::Registry;
+    let registry = Registry {
+        items: crate::CLASSES.to_vec(),
+        check_transform: |_, _, _| {},
+        check_oauth: |_| Vec::new(),
+        lanes: Arc::new(|_| panic!("no lane is needed to check operations")),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!("[production]\nname = \"t\"\n[store]\npath = \"d\"\nretention = \"1d\"\n{text}");
+    let loaded = load_text(&text, folder.path(), &registry, &Env::empty());
+    let unreachable = |line: &String| !line.contains("S0401");
+    let lines = loaded.diagnostics.iter().map(|d| match &d.suggestion {
+        Some(suggestion) => format!("{} {}: {} ({suggestion})", d.severity.as_str(), d.code, d.text),
+        None => format!("{} {}: {}", d.severity.as_str(), d.code, d.text),
+    });
+    lines.filter(unreachable).collect::<Vec<_>>().join("\n")
+}

@@ -133,11 +133,11 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     }
     let header = HeaderName::try_from(build.common.idempotency_header.as_str());
     if header.is_err() {
-        build.error("S0606", &[At::Key("idempotency_header")], "this is no name of an HTTP header", None);
+        build.error("S0336", &[At::Key("idempotency_header")], "this is no name of an HTTP header", None);
     }
     if settings.requests.is_empty() {
         let suggestion = Some(format!("add [operations.{}.requests.TYPE]", build.item));
-        build.error("S0604", &[At::Key("requests")], "no message type is mapped to a request", suggestion);
+        build.error("S0334", &[At::Key("requests")], "no message type is mapped to a request", suggestion);
     }
     let mut requests = BTreeMap::new();
     let mut secret = settings.oauth.is_some().then_some("an OAuth token");
@@ -206,12 +206,12 @@ fn request_plan(
         let meant = METHODS.iter().find(|known| known.as_str() == upper);
         let suggestion = meant.map(|known| format!("did you mean {known}?"));
         let text = "a method is one of GET, POST, PUT, PATCH, DELETE, HEAD";
-        build.error("S0605", &place("method"), text, suggestion);
+        build.error("S0335", &place("method"), text, suggestion);
         whole = false;
     }
     let bodiless = matches!(method, Some(Method::GET | Method::HEAD | Method::DELETE));
     if bodiless && !matches!(request.body, None | Some(BodyKind::None)) {
-        build.error("S0605", &place("body"), format!("{} has no body", request.method), None);
+        build.error("S0335", &place("body"), format!("{} has no body", request.method), None);
         whole = false;
     }
     let wrong_body = match (known, request.body) {
@@ -220,7 +220,7 @@ fn request_plan(
         _ => None,
     };
     if let Some(text) = wrong_body {
-        build.error("S0605", &place("body"), text, None);
+        build.error("S0335", &place("body"), text, None);
         whole = false;
     }
     let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
@@ -229,7 +229,7 @@ fn request_plan(
         if !possible || matches!(request.body, Some(BodyKind::Json | BodyKind::Raw)) {
             let text = "placement = \"body\" sends a form, which this request cannot be";
             let suggestion = Some("use placement = \"header\"".to_owned());
-            build.error("S0605", &place("body"), text, suggestion);
+            build.error("S0335", &place("body"), text, suggestion);
             whole = false;
         }
     }
@@ -246,11 +246,11 @@ fn request_plan(
         let template = check_template(build, &at, known, text);
         match HeaderName::try_from(header) {
             Ok(header) if matches!(header.as_str(), "host" | "content-length" | "transfer-encoding") => {
-                build.error("S0606", &at, "this header is set by the connection", None);
+                build.error("S0336", &at, "this header is set by the connection", None);
                 whole = false;
             }
             Ok(reqwest::header::AUTHORIZATION) if placement == Some(Placement::Header) => {
-                build.error("S0606", &at, "Authorization is set by oauth", None);
+                build.error("S0336", &at, "Authorization is set by oauth", None);
                 whole = false;
             }
             Ok(header) => match template {
@@ -258,7 +258,7 @@ fn request_plan(
                 None => whole = false,
             },
             Err(_) => {
-                build.error("S0606", &at, "this is no name of an HTTP header", None);
+                build.error("S0336", &at, "this is no name of an HTTP header", None);
                 whole = false;
             }
         }
@@ -281,7 +281,7 @@ fn check_template(build: &mut Build<'_>, at: &[At<'_>], known: Known<'_>, text: 
     let template = match Template::parse(text) {
         Ok(template) => template,
         Err(error) => {
-            build.error("S0607", at, error.to_string(), None);
+            build.error("S0337", at, error.to_string(), None);
             return None;
         }
     };
@@ -302,7 +302,7 @@ fn check_template(build: &mut Build<'_>, at: &[At<'_>], known: Known<'_>, text: 
             Known::Open => None,
         };
         if let Some((text, suggestion)) = wrong {
-            build.error("S0607", at, text, suggestion);
+            build.error("S0337", at, text, suggestion);
             whole = false;
         }
     }
