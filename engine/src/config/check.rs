@@ -61,8 +61,10 @@ impl Walk<'_> {
             Value::Table(entries) => self.table(node, entries, schema, top, problems),
             Value::Array(items) => {
                 let Some(item_schema) = schema.get("items") else { return Some(node.clone()) };
-                let items = items.iter().filter_map(|item| self.node(item, item_schema, false, problems));
-                let value = Value::Array(items.collect());
+                let checked: Vec<_> =
+                    items.iter().map(|item| self.node(item, item_schema, false, problems)).collect();
+                // What comes after a wrong item is left out too: classes count positions.
+                let value = Value::Array(checked.into_iter().map_while(|item| item).collect());
                 Some(Node { span: node.span, value })
             }
             Value::String(text) => self.string(node, text, schema, problems),

@@ -51,8 +51,11 @@ pub(crate) fn messages(section: &Node, report: &mut Report<'_>) -> MessageTypes 
             report.error("S0104", entry.node.span, "expected a table of fields and their types", None);
             continue;
         };
-        let fields = fields.iter().filter_map(|field| Some((field.key.clone(), self::field(field, report)?)));
-        types.push(MessageType { name: entry.key.clone(), fields: fields.collect() });
+        // A field whose type is wrong is there all the same: its uses are no mistakes.
+        let unknown = Field { kind: FieldType::Any, optional: true };
+        let field = |field: &Entry| (field.key.clone(), self::field(field, report).unwrap_or(unknown));
+        let fields = fields.iter().map(field).collect();
+        types.push(MessageType { name: entry.key.clone(), fields });
     }
     MessageTypes::new(types)
 }

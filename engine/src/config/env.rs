@@ -74,7 +74,7 @@ pub(crate) fn apply_overrides(
         // The variable stands in for a file, so that problems with it have a place to point at; its value is
         // not kept there, for it may be a secret.
         let folder = std::env::current_dir().unwrap_or_default();
-        let source = Source { name: PathBuf::from("environment"), folder, text: name.to_owned() };
+        let source = Source { name: PathBuf::from(format!("${name}")), folder, text: name.to_owned() };
         let file = sources.add(source);
         let span = Span { file, start: 0, end: u32::try_from(name.len()).unwrap_or(u32::MAX) };
         let path = name.strip_prefix(PREFIX).unwrap_or_default().to_ascii_lowercase();

@@ -8,6 +8,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use jiff::tz::TimeZone;
 
 use crate::config::node::{Node, Value};
+use crate::config::resolve::DATA_TABLES;
 use crate::config::source::Sources;
 use crate::registry::{Built, Factory, ItemKind, ProcessHost};
 
@@ -21,13 +22,13 @@ pub(crate) struct Basis<'a> {
 pub(crate) fn item(kind: ItemKind, node: &Node, built: &Built, basis: &Basis<'_>) -> String {
     let mut context = Context::new(&SHA256);
     context.update(kind.table().as_bytes());
-    feed(&mut context, node);
+    feed(&mut context, node, false);
     let zone = basis.timezone.and_then(TimeZone::iana_name).unwrap_or_default();
     context.update(zone.as_bytes());
     let mut feed_named = |section: &str, name: &str| {
         if let Some(entry) = basis.root.get(section).and_then(|section| section.node.get(name)) {
             context.update(name.as_bytes());
-            feed(&mut context, &entry.node);
+            feed(&mut context, &entry.node, false);
         }
     };
     for client in &built.facts.oauth {
@@ -53,7 +54,7 @@ pub(crate) fn version(root: &Node, sources: &Sources) -> String {
         context.update(&(source.text.len() as u64).to_be_bytes());
         context.update(source.text.as_bytes());
     }
-    feed(&mut context, root);
+    feed(&mut context, root, false);
     hex(context, 6)
 }
 
@@ -61,8 +62,8 @@ fn hex(context: Context, bytes: usize) -> String {
     context.finish().as_ref().iter().take(bytes).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Hashes a value without its places; annotations do not count.
-fn feed(context: &mut Context, node: &Node) {
+/// Hashes a value without its places. Annotations do not count, except in tables whose keys are `data`.
+fn feed(context: &mut Context, node: &Node, data: bool) {
     let mut part = |tag: u8, bytes: &[u8]| {
         context.update(&[tag]);
         context.update(&(bytes.len() as u64).to_be_bytes());
@@ -77,15 +78,15 @@ fn feed(context: &mut Context, node: &Node) {
         Value::Array(items) => {
             part(6, &(items.len() as u64).to_be_bytes());
             for item in items {
-                feed(context, item);
+                feed(context, item, false);
             }
         }
         Value::Table(entries) => {
             part(7, &[]);
-            for entry in entries.iter() {
+            for entry in entries.iter().filter(|entry| data || !entry.key.starts_with("x-")) {
                 context.update(&(entry.key.len() as u64).to_be_bytes());
                 context.update(entry.key.as_bytes());
-                feed(context, &entry.node);
+                feed(context, &entry.node, DATA_TABLES.contains(&entry.key.as_str()));
             }
             context.update(&[8]);
         }

@@ -24,8 +24,9 @@ pub(crate) fn check(
     check_listeners(items, admin.and_then(Option::as_ref), root, report);
     check_cycles(items, report);
     check_pools(items, report);
-    // Only where everything was built is it known what leads where.
-    if items.iter().all(|item| item.built.is_some()) {
+    // Only where every item is there and was built is it known what leads where.
+    let lost = report.problems.iter().any(|problem| matches!(problem.code, "S0004" | "S0201" | "S0207"));
+    if !lost && items.iter().all(|item| item.built.is_some()) {
         check_reachable(items, production, report);
     }
 }

@@ -63,7 +63,7 @@ impl FromStr for Hours {
     type Err = FormatError;
 
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let wrong = || FormatError("hours are written like \"Mon-Fri 07:00-19:00; Sat 08:00-12:00\"".into());
+        let wrong = || FormatError("expected hours such as \"Mon-Fri 07:00-19:00; Sat 08:00-12:00\"".into());
         let windows: Option<Vec<_>> = text.split(';').map(window).collect();
         Ok(Hours { text: text.to_owned(), windows: windows.ok_or_else(wrong)? })
     }

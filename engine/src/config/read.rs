@@ -27,11 +27,13 @@ pub(crate) fn read<T: DeserializeOwned + JsonSchema>(
     for attempt in 0..100 {
         match T::deserialize(NodeDeserializer(&pruned)) {
             Ok(value) => return Some(value),
-            Err(error) if error.missing && (attempt > 0 || !checked) => return None,
             Err(Error { span, text, missing }) => {
                 let span = span.unwrap_or(node.span);
-                let code = if missing { "S0103" } else { "S0107" };
-                problems.push(Problem { severity: Severity::Error, code, span, text, suggestion: None });
+                // A missing key has been reported already, or it is missing because it was left out.
+                if !missing || (checked && attempt == 0) {
+                    let code = if missing { "S0103" } else { "S0107" };
+                    problems.push(Problem { severity: Severity::Error, code, span, text, suggestion: None });
+                }
                 if !leave_out(&mut pruned, span) {
                     return None;
                 }
@@ -41,7 +43,8 @@ pub(crate) fn read<T: DeserializeOwned + JsonSchema>(
     None
 }
 
-/// Removes the innermost list item or entry that contains `span`.
+/// Removes the innermost entry that contains `span`; from a list also what comes after it, so that classes
+/// that count positions do not miscount.
 fn leave_out(node: &mut Node, span: Span) -> bool {
     let holds = |inner: Span| inner.file == span.file && inner.start <= span.start && span.end <= inner.end;
     match &mut node.value {
@@ -51,7 +54,7 @@ fn leave_out(node: &mut Node, span: Span) -> bool {
             };
             let inner = items.get_mut(at).is_some_and(|item| leave_out(item, span));
             if !inner {
-                items.remove(at);
+                items.truncate(at);
             }
             true
         }

@@ -15,7 +15,7 @@ const SCRIPT_KEYS: [&str; 11] =
     ["if", "while", "with", "from", "case", "reply", "throw", "foreach", "code", "expr", "assign"];
 
 /// Tables whose keys are data, so that a key beginning `x-` in them is no annotation.
-const DATA_TABLES: [&str; 3] = ["headers", "params", "query"];
+pub(crate) const DATA_TABLES: [&str; 3] = ["headers", "params", "query"];
 
 /// Files referred to may be as large as this.
 const MAX_FILE: u64 = 1 << 20;

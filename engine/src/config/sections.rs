@@ -27,6 +27,8 @@ pub(crate) fn path_schema(_: &mut SchemaGenerator) -> Schema {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProductionKeys {
     /// The production's name.
+    #[serde(default)]
+    #[schemars(required)]
     name: String,
     /// For {date}, {time}, hl7Date, values without a zone and schedules; default: the system's.
     #[serde(default)]
@@ -45,7 +47,7 @@ fn shutdown_timeout() -> DurationText {
 
 pub(crate) fn production(node: &Node, report: &mut Report<'_>) -> Option<Production> {
     let keys: ProductionKeys = report.read(node)?;
-    if keys.name.trim().is_empty() {
+    if node.get("name").is_some() && keys.name.trim().is_empty() {
         report.error("S0107", report.place(node, &["name"]), "the name is empty", None);
     }
     let timezone = match &keys.timezone {

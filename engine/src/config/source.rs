@@ -24,7 +24,7 @@ pub struct Sources(Vec<Source>);
 impl Source {
     /// Whether this stands for a variable of the environment.
     pub fn is_environment(&self) -> bool {
-        self.name.as_os_str() == "environment"
+        self.name.to_string_lossy().starts_with("$SEPTET__")
     }
 }
 

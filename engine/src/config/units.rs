@@ -165,7 +165,7 @@ impl FromStr for DurationText {
     type Err = FormatError;
 
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let wrong = || FormatError::new("a duration is a number with ms, s, m, h or d, such as \"5s\"");
+        let wrong = || FormatError::new("expected a duration such as \"5s\": a number with ms, s, m, h or d");
         let mut rest = text.trim();
         let mut total: u64 = 0;
         if rest.is_empty() {
@@ -230,7 +230,7 @@ impl FromStr for MaybeNever {
             return Ok(MaybeNever(None));
         }
         let duration: DurationText = text.parse().map_err(|_| {
-            FormatError::new("this is a duration such as \"5s\" (ms, s, m, h, d), or \"never\"")
+            FormatError::new("expected a duration such as \"5s\" (ms, s, m, h, d), or \"never\"")
         })?;
         Ok(MaybeNever(Some(duration.0)))
     }
@@ -289,7 +289,8 @@ impl FromStr for ByteSize {
     type Err = FormatError;
 
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let wrong = || FormatError::new("a size is a number with B, KiB, MiB, GiB or TiB, such as \"16MiB\"");
+        let wrong =
+            || FormatError::new("expected a size such as \"16MiB\": a number with B, KiB, MiB, GiB or TiB");
         let text = text.trim();
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
         let (number, unit) = text.split_at(digits);
@@ -333,7 +334,7 @@ impl FromStr for Listen {
             return Ok(Listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)));
         }
         let wrong =
-            "this is an IP address and a port such as \"127.0.0.1:2575\"; \"0.0.0.0:2575\" is every address";
+            "expected an IP address and a port such as \"127.0.0.1:2575\"; \"0.0.0.0:2575\" is every address";
         text.parse().map(Listen).map_err(|_| FormatError::new(wrong))
     }
 }
@@ -358,7 +359,7 @@ pub struct HostPort {
 impl FromStr for HostPort {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Self, FormatError> {
-        let wrong = || FormatError::new("this is a host and a port such as \"10.0.0.5:2575\"");
+        let wrong = || FormatError::new("expected a host and a port such as \"10.0.0.5:2575\"");
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
         let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
