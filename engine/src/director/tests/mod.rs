@@ -1,5 +1,9 @@
 //! The Director on a memory store, with hosts whose other end is the test: an operation's peer answers
 //! message by message, a service hands out its intake, a process is a closure.
 
+mod control;
 mod delivery;
+mod items;
+mod processes;
+mod scripted;
 mod support;

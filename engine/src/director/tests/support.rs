@@ -14,7 +14,8 @@ use crate::body::Body;
 use crate::clock::ManualClock;
 use crate::config::plan::{ItemPlan, Plan};
 use crate::config::settings::{Common, ItemAlert, OnSuspend, PoolSize, Production, Store as StoreSettings};
-use crate::director::{Engine, Orphans, Parts};
+use crate::director::{Engine, ItemState, Orphans, Parts, StartError};
+use crate::event::Event;
 use crate::header::{Header, Status};
 use crate::host::{
     BusinessOperation, BusinessService, HostFault, Inbound, Intake, OperationContext, OperationError,
@@ -24,7 +25,7 @@ use crate::id::{ItemName, MessageId};
 use crate::process::{BusinessProcess, Definition, Done, Effect, Job, Next, Outgoing};
 use crate::registry::{Built, Factory, Facts, ItemKind, ProcessHost};
 use crate::reply::Family;
-use crate::store::Store;
+use crate::store::{EventFilter, Store};
 use crate::token::NoTokens;
 
 /// How long a test waits for what must happen.
@@ -239,7 +240,7 @@ pub(super) fn common() -> Common {
 pub(super) struct Bench {
     pub(super) clock: Arc<ManualClock>,
     pub(super) store: Store,
-    items: Vec<Arc<ItemPlan>>,
+    pub(super) items: Vec<Arc<ItemPlan>>,
     pub(super) alerts: Vec<ItemName>,
     pub(super) lanes: crate::process::LaneFactory,
 }
@@ -312,9 +313,22 @@ impl Bench {
     }
 
     pub(super) async fn start(&self) -> Engine {
+        self.try_start(Orphans::Refuse).await.unwrap()
+    }
+
+    pub(super) async fn try_start(&self, orphans: Orphans) -> Result<Engine, StartError> {
         let parts =
             Parts { store: self.store.clone(), lanes: self.lanes.clone(), tokens: Arc::new(NoTokens) };
-        soon("the start", Engine::start(self.plan(), parts, Orphans::Refuse)).await.unwrap()
+        soon("the start", Engine::start(self.plan(), parts, orphans)).await
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.items.retain(|item| item.name.as_str() != name);
+    }
+
+    pub(super) fn listens(&mut self, name: &str, address: &str) {
+        let item = self.items.iter_mut().find(|item| item.name.as_str() == name).unwrap();
+        Arc::make_mut(item).built.facts.listens = vec![(address.parse().unwrap(), None)];
     }
 
     pub(super) fn header(&self, id: MessageId) -> Header {
@@ -333,6 +347,32 @@ impl Bench {
             }
         };
         soon(&format!("message {id} {}", status.as_str()), seen).await
+    }
+
+    /// Waits until an item has a state.
+    pub(super) async fn item_is(&self, engine: &Engine, item: &str, state: ItemState) {
+        let item = engine.find(item).unwrap();
+        let seen = async {
+            while item.state() != state {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon(&format!("{} {}", item.name(), state.as_str()), seen).await;
+    }
+
+    /// Lets everything run that can.
+    pub(super) async fn settle(&self) {
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// All events of a kind, oldest first.
+    pub(super) fn events(&self, kind: &str) -> Vec<Event> {
+        let filter = EventFilter { kind: Some(kind.to_owned()), ..EventFilter::default() };
+        let mut events = self.store.events(&filter, None, 1000).entries;
+        events.reverse();
+        events
     }
 
     /// The legs of a session as `source>target status`.

@@ -1,0 +1,106 @@
+//! Operators: resend, replay, resume, discard.
+
+use super::support::*;
+use crate::body::Body;
+use crate::config::settings::Common;
+use crate::director::ControlError;
+use crate::fault::Fault;
+use crate::header::Status;
+use crate::host::Inbound;
+use crate::store::MessageFilter;
+
+#[tokio::test]
+async fn a_resend_is_a_new_header_over_the_same_body() {
+    let mut bench = Bench::new();
+    let gate = bench.service("in", &["out"]);
+    let mut out = bench.operation("out", common());
+    let engine = bench.start().await;
+    let id = gate.receive("hello").await;
+    out.next().await.code("AA");
+    let resent = engine.resend(id, None, None, Some("anna")).await.unwrap();
+    let call = out.next().await;
+    assert_eq!((call.id(), call.text().as_str()), (resent.id, "hello"));
+    let (old, new) = (bench.header(id), bench.header(resent.id));
+    assert_eq!((new.session, new.source.clone(), new.resent_from), (old.session, old.source, Some(id)));
+    assert_eq!(new.body_id, old.body_id);
+    assert!(!call.cx.idempotency_key.ends_with(&format!("-{id}")), "a resend gets a new key");
+    assert_eq!(bench.events("message.resent")[0].who.as_deref(), Some("anna"));
+
+    let edited = Body::text("Text", "edited".into());
+    let edited = engine.resend(id, None, Some(edited), None).await.unwrap();
+    call.code("AA");
+    let call = out.next().await;
+    assert_eq!((call.id(), call.text().as_str()), (edited.id, "edited"));
+}
+
+#[tokio::test]
+async fn only_requests_with_a_target_are_sent_again() {
+    let mut bench = Bench::new();
+    let gate = bench.service("in", &["out"]);
+    let mut out = bench.operation("out", common());
+    let engine = bench.start().await;
+    let id = gate.receive("hello").await;
+    out.next().await.reply("AA", Body::text("Ack", "ok".into()));
+    bench.becomes(id, Status::Completed).await;
+    let response = bench.store.session(id.into())[1].id;
+    let refused = async |id, target| engine.resend(id, target, None, None).await.unwrap_err();
+    assert!(matches!(refused(response, None).await, ControlError::NotAllowed(_)));
+    assert!(matches!(refused(id, Some("in")).await, ControlError::NotAllowed(_)));
+    assert!(matches!(refused(id, Some("nobody")).await, ControlError::UnknownItem(_)));
+    assert!(matches!(refused(crate::id::MessageId(9999), None).await, ControlError::UnknownMessage(_)));
+
+    let mut rejected = Inbound::new(Body::text("Text", "junk".into()));
+    rejected.reject = Some(Fault::new("message", "101", "no MSH"));
+    let accepted = gate.intake().receive(rejected).await.unwrap();
+    let header = bench.header(accepted.headers[0]);
+    assert_eq!((header.status, header.target.is_none(), header.is_error()), (Status::Error, true, true));
+    assert_eq!(bench.events("message.rejected")[0].text, "101: no MSH");
+    assert!(matches!(refused(header.id, None).await, ControlError::NotAllowed(_)));
+}
+
+#[tokio::test]
+async fn in_flight_messages_are_not_discarded_and_queued_ones_are() {
+    let mut bench = Bench::new();
+    let gate = bench.service("in", &["out"]);
+    let mut out = bench.operation("out", common());
+    let engine = bench.start().await;
+    let first = gate.receive("first").await;
+    let second = gate.receive("second").await;
+    let third = gate.receive("third").await;
+    let call = out.next().await;
+    assert!(matches!(engine.discard(first, None).await, Err(ControlError::NotAllowed(_))));
+    assert!(matches!(engine.resume(second, None).await, Err(ControlError::NotAllowed(_))));
+    engine.discard(second, None).await.unwrap();
+    call.code("AA");
+    assert_eq!(out.next().await.id(), third);
+    assert_eq!(bench.header(second).status, Status::Discarded);
+}
+
+#[tokio::test]
+async fn a_replay_goes_oldest_first_and_names_what_it_cannot() {
+    let mut bench = Bench::new();
+    let gate = bench.service("in", &["out"]);
+    let mut out = bench.operation("out", common());
+    let mut off = bench.operation("off", Common { enabled: false, ..common() });
+    let engine = bench.start().await;
+    for text in ["1", "2"] {
+        gate.receive(text).await;
+        out.next().await.reply("AA", Body::text("Ack", "ok".into()));
+    }
+    bench.settle().await;
+    let all = MessageFilter::default();
+    let dry = engine.replay(&all, None, true, None).await.unwrap();
+    assert_eq!((dry.selected, dry.replayable, dry.blocked.len(), dry.started), (4, 2, 2, false));
+    assert!(dry.blocked[0].1.contains("response"));
+    out.hears_nothing().await;
+    let to_off = engine.replay(&all, Some("off"), true, None).await.unwrap();
+    assert_eq!(to_off.replayable, 0);
+    off.hears_nothing().await;
+    assert!(engine.replay(&all, None, false, None).await.unwrap().started);
+    for text in ["1", "2"] {
+        let call = out.next().await;
+        assert_eq!(call.text(), text);
+        call.code("AA");
+    }
+    assert_eq!(bench.events("replay").len(), 1);
+}
