@@ -90,7 +90,8 @@ async fn stopping_lets_the_message_in_flight_finish() {
     call.code("AA");
     soon("the shutdown", stopping).await.unwrap();
     assert_eq!(bench.header(id).status, Status::Completed);
-    let refused = gate.intake().receive(crate::host::Inbound::new(crate::body::Body::text("T", "x".into()))).await;
+    let refused =
+        gate.intake().receive(crate::host::Inbound::new(crate::body::Body::text("T", "x".into()))).await;
     assert_eq!(refused.unwrap_err(), Refused::Stopping);
 }
 
@@ -252,7 +253,12 @@ async fn a_service_that_takes_over_an_address_is_bound_after_the_old_one_ended()
     bench.listens("new", "127.0.0.1:2575");
     bench.remove("old");
     soon("the reload", engine.reload(bench.plan(), Orphans::Refuse)).await.unwrap();
-    assert!(old.intake().receive(crate::host::Inbound::new(crate::body::Body::text("T", "x".into()))).await.is_err());
+    assert!(
+        old.intake()
+            .receive(crate::host::Inbound::new(crate::body::Body::text("T", "x".into())))
+            .await
+            .is_err()
+    );
     new.receive("taken over").await;
     let call = out.next().await;
     assert_eq!(call.text(), "taken over");

@@ -81,8 +81,7 @@ async fn a_call_waits_and_gets_its_response() {
     asked.reply("AA", Body::text("Ack", "welcome".into()));
     assert_eq!(done.next().await.text(), "welcome");
     bench.becomes(id, Status::Completed).await;
-    let trace =
-        ["in>flow completed", "flow>out completed", "~out>flow completed", "flow>done delivered"];
+    let trace = ["in>flow completed", "flow>out completed", "~out>flow completed", "flow>done delivered"];
     assert_eq!(bench.trace(id), trace);
     bench.becomes(second, Status::Delivered).await;
     assert_eq!(kept(&bench.store), 1, "only the second one");
@@ -140,10 +139,8 @@ async fn a_caller_whose_call_is_suspended_gives_up_its_slot() {
 #[tokio::test]
 async fn an_operation_that_fails_a_call_is_a_fault_for_the_caller() {
     let Callers { mut bench, gate, .. } = callers(caller());
-    let reply_actions = crate::reply::ReplyActions::new(
-        crate::reply::Family::Hl7,
-        [("AE", crate::reply::Action::Fail)],
-    );
+    let reply_actions =
+        crate::reply::ReplyActions::new(crate::reply::Family::Hl7, [("AE", crate::reply::Action::Fail)]);
     let mut out = bench.operation("out", Common { reply_actions: reply_actions.ok(), ..common() });
     let mut done = bench.operation("done", common());
     let _engine = bench.start().await;
