@@ -5,6 +5,8 @@
 //! that senders see at once that they must wait, and opened again by itself.
 
 mod connection;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -187,6 +189,8 @@ impl BusinessService for MllpService {
             Some(listener) => listener,
             None => listen(settings.listen)?,
         };
+        // With port 0 the system has chosen; it must be the same one after a pause.
+        let address = listener.local_addr().map(Listen).unwrap_or(settings.listen);
         let receiver = Receiver::new(cx.clone(), policy);
         let shared = Arc::new(Shared { settings, receiver, pause: Notify::new() });
         let mut connections = Connections::default();
@@ -201,7 +205,7 @@ impl BusinessService for MllpService {
                 () = shared.pause.notified() => {
                     drop(listener);
                     tokio::select! {
-                        () = cx.intake.until_accepting() => listener = listen(shared.settings.listen)?,
+                        () = cx.intake.until_accepting() => listener = listen(address)?,
                         () = cx.stop.cancelled() => {
                             connections.end().await;
                             return Ok(());

@@ -18,6 +18,8 @@ mod duplicates;
 mod mode;
 mod policy;
 mod receiver;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use answer::Answer;
 pub use policy::{AckMode, BatchMode, DuplicatePolicy, Policy, Validate, WhenUnavailable, charset_setting};

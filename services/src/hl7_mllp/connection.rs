@@ -2,7 +2,7 @@
 //!
 //! Everything that one read brought is taken before anything is answered, the durability of the last
 //! message is awaited for all, and their answers leave in one write: a sender that pipelines costs one sync
-//! a read, not one a message. An idle connection holds no buffer.
+//! a read, not one a message. An idle connection holds 4 KiB.
 
 use std::sync::Arc;
 use std::time::Duration;
