@@ -430,7 +430,10 @@ async fn validate_header_refuses_what_lacks_a_control_id() {
     let mut sender = bench.connect().await;
     sender.send(&frame("")).await;
     let text = String::from_utf8(sender.frame().await.unwrap().to_vec()).unwrap();
-    assert!(text.contains("MSA|AE||MSH-10 is empty\rERR||MSH^1^10^1|101^Required field missing^HL70357|E"), "{text}");
+    assert!(
+        text.contains("MSA|AE||MSH-10 is empty\rERR||MSH^1^10^1|101^Required field missing^HL70357|E"),
+        "{text}"
+    );
     assert_eq!(bench.desk.ids(), ["!"]);
     // By default it is only a finding.
     let lenient = self::bench(|_| {}).await;
@@ -467,7 +470,9 @@ async fn application_passes_the_targets_ack_on_under_our_control_id() {
         "M1" => replied("MSH|^~\\&|PEER||||||ACK|7|P|2.5\rMSA|AE|S99|not here\rZZZ|x\r"),
         "M2" => ServiceReply::Reply { body: None, fault: None },
         "M3" => replied("MSH|^~\\&|PEER||||||ORU|7|P|2.5\rPID|1\r"),
-        "M4" => ServiceReply::Reply { body: None, fault: Some(Fault::new("call", "connect", "the peer is down")) },
+        "M4" => {
+            ServiceReply::Reply { body: None, fault: Some(Fault::new("call", "connect", "the peer is down")) }
+        }
         _ => ServiceReply::Timeout,
     });
     let mut sender = bench.connect().await;
