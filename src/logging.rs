@@ -3,35 +3,15 @@
 //! also to a closed standard error, are ignored.
 
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::OnceLock;
 
 use septet_engine::config::settings::{Log, LogFormat};
 use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Layer, Registry, fmt, reload};
 
-type Boxed = Box<dyn Layer<Registry> + Send + Sync>;
-
-/// Lets [`configure`] change what [`start`] set up.
-static LAYER: OnceLock<reload::Handle<Boxed, Registry>> = OnceLock::new();
-
-/// Starts logging as the environment says.
-pub(crate) fn start() {
-    let (layer, handle) = reload::Layer::new(layer(&Log::default()));
-    if tracing_subscriber::registry().with(layer).try_init().is_ok() {
-        let _ = LAYER.set(handle);
-    }
-}
-
-/// Applies `[log]` of a production file; the environment comes before it.
-pub(crate) fn configure(log: &Log) {
-    if let Some(handle) = LAYER.get() {
-        let _ = handle.reload(layer(log));
-    }
-}
-
-fn layer(log: &Log) -> Boxed {
+/// Starts logging, once per process.
+pub(crate) fn start(log: &Log) {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let level = variable("SEPTET_LOG").or_else(|| log.level.clone()).unwrap_or_else(|| "info".to_owned());
     let filter = EnvFilter::try_new(&level).unwrap_or_else(|_| {
@@ -43,17 +23,14 @@ fn layer(log: &Log) -> Boxed {
         Some("text") => false,
         _ => log.format == Some(LogFormat::Json),
     };
-    if json {
-        fmt::layer()
-            .json()
-            .flatten_event(true)
-            .with_writer(|| Quiet(io::stderr()))
-            .with_filter(filter)
-            .boxed()
+    let registry = tracing_subscriber::registry().with(filter);
+    // A second start (there is none) would leave the first in place.
+    let _ = if json {
+        registry.with(fmt::layer().json().flatten_event(true).with_writer(|| Quiet(io::stderr()))).try_init()
     } else {
         let colours = io::stderr().is_terminal();
-        fmt::layer().with_ansi(colours).with_writer(|| Quiet(io::stderr())).with_filter(filter).boxed()
-    }
+        registry.with(fmt::layer().with_ansi(colours).with_writer(|| Quiet(io::stderr()))).try_init()
+    };
 }
 
 /// A writer whose errors do not matter.

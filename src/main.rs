@@ -1,6 +1,7 @@
 //! The `septet` program: its commands, one file each in `commands/`, and nothing of the engine's own logic.
 
 mod commands;
+mod composition;
 mod logging;
 mod output;
 mod registry;
@@ -8,6 +9,7 @@ mod registry;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use septet_engine::config::settings::Log;
 
 use commands::{check, doc, hash_password, items, listen, messages, resend, run, schema, send, test, trace};
 
@@ -45,7 +47,10 @@ fn main() -> ExitCode {
     // One provider for all of TLS; an earlier one (there is none) would stay.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let cli = Cli::parse();
-    logging::start();
+    // A production file may say how to log: `run` starts the log once it has read it.
+    if !matches!(cli.command, Command::Run(_)) {
+        logging::start(&Log::default());
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

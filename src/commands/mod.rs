@@ -1,6 +1,7 @@
 //! The commands: one file each, with its arguments and what it does (CONTRACT §1).
 
 pub(crate) mod check;
+mod client;
 pub(crate) mod doc;
 pub(crate) mod hash_password;
 pub(crate) mod items;

@@ -148,12 +148,9 @@ pub(super) fn encode(
     Ok(())
 }
 
-/// Families whose values would give something away.
+/// Families whose values would give something away: production files and scripts may hold secrets, too.
 fn is_secret(family: KeepFamily) -> bool {
-    !matches!(
-        family,
-        KeepFamily::Counter | KeepFamily::Plan | KeepFamily::ItemControl | KeepFamily::Definition
-    )
+    !matches!(family, KeepFamily::Counter | KeepFamily::ItemControl)
 }
 
 /// Writes fields in clear, or sealed.
