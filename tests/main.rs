@@ -1,1 +1,6 @@
-//! Placeholder.
+//! End to end: the real binary, real sockets, an independent vendor, kill -9.
+
+mod crash;
+mod layout;
+mod main_job;
+mod support;

@@ -1,0 +1,119 @@
+//! An MLLP client and receiver that share no code with the product.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
+
+/// A 1 KiB-ish ORU^R01 with its own control id, accession and MRN.
+pub(crate) fn oru(control_id: &str, accession: &str, mrn: &str) -> String {
+    [
+        &format!("MSH|^~\\&|LIS|LAB|EHR|HOSP|20260301081530||ORU^R01^ORU_R01|{control_id}|P|2.5.1"),
+        &format!("PID|1||{mrn}^^^HOSP^MR||Testpatient^Tess||19700105|F"),
+        "PV1|1|O|LAB",
+        &format!("ORC|RE|ORD-1|{accession}||CM"),
+        &format!("OBR|1|ORD-1|{accession}|24323-8^Panel^LN|||20260301074500"),
+        "OBX|1|NM|2345-7^Glucose^LN||98|mg/dL|70-99|N|||F",
+        "OBX|2|NM|2160-0^Creatinine^LN||0.9|mg/dL|0.6-1.1|N|||F",
+        "",
+    ]
+    .join("\r")
+}
+
+/// One connection that sends a frame and reads the next one.
+pub(crate) struct Client {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    pub(crate) async fn connect(port: u16) -> Self {
+        Client {
+            stream: TcpStream::connect(("127.0.0.1", port)).await.expect("the service listens"),
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
+        [b"\x0b", message, b"\x1c\x0d"].concat()
+    }
+
+    /// The body of the next frame, `None` at the end of the connection.
+    pub(crate) async fn read(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\x1c\x0d") {
+                let frame: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                assert_eq!(frame.first(), Some(&0x0b), "a frame begins with VT");
+                return Some(String::from_utf8_lossy(&frame[1..end]).into_owned());
+            }
+            let mut chunk = [0; 8192];
+            let read = tokio::time::timeout(super::PATIENCE, self.stream.read(&mut chunk)).await;
+            match read.expect("an answer in time") {
+                Ok(0) | Err(_) => return None,
+                Ok(n) => self.buffer.extend_from_slice(&chunk[..n]),
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, message: &str) -> String {
+        self.write(&Client::frame(message.as_bytes())).await.expect("the service reads");
+        self.read().await.expect("the service answers")
+    }
+}
+
+/// `MSA-1` and `MSA-2` of an acknowledgement.
+pub(crate) fn msa(ack: &str) -> (String, String) {
+    let segment = ack.split(['\r', '\n']).find(|line| line.starts_with("MSA")).expect("an MSA segment");
+    let fields: Vec<_> = segment.split('|').collect();
+    (fields.get(1).copied().unwrap_or("").to_owned(), fields.get(2).copied().unwrap_or("").to_owned())
+}
+
+/// A receiver that keeps every body it gets and answers AA.
+#[derive(Clone, Default)]
+pub(crate) struct Receiver {
+    pub(crate) bodies: Arc<Mutex<Vec<String>>>,
+}
+
+impl Receiver {
+    pub(crate) async fn listen(port: u16) -> Self {
+        let receiver = Receiver::default();
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
+        let bodies = receiver.bodies.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let bodies = bodies.clone();
+                tokio::spawn(async move {
+                    let mut client = Client { stream, buffer: Vec::new() };
+                    while let Some(body) = client.read().await {
+                        let id = body.split('|').nth(9).unwrap_or("").to_owned();
+                        bodies.lock().await.push(body);
+                        let ack =
+                            format!("MSH|^~\\&|EHR|HOSP|LIS|LAB|20260301||ACK|X{id}|P|2.5.1\rMSA|AA|{id}\r");
+                        if client.write(&Client::frame(ack.as_bytes())).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        receiver
+    }
+
+    pub(crate) async fn until(&self, count: usize) -> Vec<String> {
+        let deadline = std::time::Instant::now() + super::PATIENCE;
+        loop {
+            let bodies = self.bodies.lock().await.clone();
+            if bodies.len() >= count {
+                return bodies;
+            }
+            assert!(std::time::Instant::now() < deadline, "{} of {count} messages came", bodies.len());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
