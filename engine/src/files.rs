@@ -22,7 +22,8 @@ pub trait Files: Send + Sync + fmt::Debug {
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
     /// Opens a file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
-    /// Creates an empty file for reading and writing (mode 0600), or empties the one that is there.
+    /// Creates an empty file for reading and writing (mode 0600). A file that has the name loses it; its
+    /// content is not touched, because after a crash it may have another name too (a rename half done).
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// Renames a file, replacing what has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -176,8 +177,11 @@ impl Files for SystemFiles {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let mut options = fs::OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         Ok(Arc::new(SystemFile(file)))
     }
 

@@ -224,8 +224,8 @@ impl Writer {
                 Ok(None) => {}
                 Ok(Some(closed)) => {
                     let result = self.close();
-                    let why = StoreFailed("it was closed".to_owned());
-                    self.shared.end(&why);
+                    self.shared.closed.store(result.is_ok(), Ordering::Release);
+                    self.shared.end(&StoreFailed("it was closed".to_owned()));
                     let _ = closed.send(result);
                     return;
                 }

@@ -33,6 +33,11 @@ pub(super) fn vault(
             let content = Zeroizing::new(content);
             let text = std::str::from_utf8(&content).ok();
             let key = text.and_then(parse).ok_or(OpenError::BadKey("the file store.key"))?;
+            if !existing {
+                // Whoever wrote it may have crashed before it was durable, and a journal is about to need it.
+                files::write_new(files, folder, NAME, &content)
+                    .map_err(|error| OpenError::io(&path, error))?;
+            }
             Ok(Vault::new(&key)?)
         }
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OpenError::io(&path, error)),

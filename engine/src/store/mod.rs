@@ -34,7 +34,7 @@ mod tests;
 
 use std::fmt;
 use std::ops::Bound;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use async_trait::async_trait;
@@ -113,6 +113,7 @@ impl Store {
             ingest: Share::new(u64::MAX),
             completion: Share::new(u64::MAX),
             failed: OnceLock::new(),
+            closed: AtomicBool::new(false),
             dropped_events: AtomicU64::new(0),
             reported: Mutex::default(),
         });
@@ -258,7 +259,12 @@ impl Store {
         embedded.journal.send(Job::Close(sender));
         // A full disk would keep it waiting for ever; what is not yet durable was not acknowledged.
         embedded.journal.stop_retrying();
-        closed.await.unwrap_or(Ok(()))
+        match closed.await {
+            Ok(result) => result,
+            // The writer has ended: it closed before, or it failed with this in its hands.
+            Err(_) if self.0.shared.closed.load(Ordering::Acquire) => Ok(()),
+            Err(_) => Err(self.failure()),
+        }
     }
 
     /// Logs that the disk is full, or has room again: once for each change.

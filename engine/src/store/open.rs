@@ -174,6 +174,7 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
         ingest: Share::new(options.memory / 4),
         completion: Share::new(options.memory / 4),
         failed: OnceLock::new(),
+        closed: Default::default(),
         dropped_events: Default::default(),
         reported: Mutex::default(),
     });

@@ -1,7 +1,7 @@
 //! What the handles of a store and its writer thread share.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::api::StoreFailed;
@@ -30,6 +30,8 @@ pub(super) struct Shared {
     /// Room for everything else.
     pub(super) completion: Arc<Share>,
     pub(super) failed: OnceLock<StoreFailed>,
+    /// It was closed, and everything is durable.
+    pub(super) closed: AtomicBool,
     /// Events that found no room.
     pub(super) dropped_events: AtomicU64,
     /// Damaged places that have been reported.

@@ -2,6 +2,8 @@
 //! faults, damage, format.
 
 mod contract;
+mod power;
 mod reads;
 mod reopen;
+mod sim;
 mod support;

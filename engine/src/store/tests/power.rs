@@ -1,0 +1,306 @@
+//! Random work on a disk that fails at a random moment, several lives in a row. After each the store must
+//! hold exactly the transactions 1 to k, for a k that is not below anything it called durable; every body
+//! byte for byte; queues in order; and no id twice.
+//!
+//! `SEPTET_POWER_ROUNDS` sets how many seeds are tried, `SEPTET_POWER_SEED` tries one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::sim::{Faults, Random, SimFiles};
+use super::support::{header, item, manual_clock};
+use crate::body::{self, Body};
+use crate::clock::ManualClock;
+use crate::event::{Level, NewEvent};
+use crate::fault::Fault;
+use crate::header::Status;
+use crate::host::{Keep as _, KeepFamily};
+use crate::id::{BodyId, MessageId};
+use crate::store::{
+    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Store, Transaction,
+    Transition,
+};
+
+/// What one transaction did, as a simple model sees it.
+#[derive(Clone, Debug)]
+enum Effect {
+    Received { id: u64, body: u64, text: Bytes, target: &'static str },
+    Moved { id: u64, to: Status },
+    Kept { key: String, value: Option<Bytes> },
+    Event { text: String },
+}
+
+/// What should be there.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Model {
+    messages: BTreeMap<u64, (&'static str, Status, u64, Bytes)>,
+    kept: BTreeMap<String, Bytes>,
+    events: Vec<String>,
+}
+
+impl Model {
+    fn of(effects: &[Vec<Effect>]) -> Model {
+        let mut model = Model::default();
+        for effect in effects.iter().flatten().cloned() {
+            match effect {
+                Effect::Received { id, body, text, target } => {
+                    model.messages.insert(id, (target, Status::Queued, body, text));
+                }
+                Effect::Moved { id, to } => model.messages.get_mut(&id).unwrap().1 = to,
+                Effect::Kept { key, value: Some(value) } => {
+                    model.kept.insert(key, value);
+                }
+                Effect::Kept { key, value: None } => {
+                    model.kept.remove(&key);
+                }
+                Effect::Event { text } => model.events.push(text),
+            }
+        }
+        model
+    }
+}
+
+const TARGETS: [&str; 2] = ["out", "other"];
+
+/// One store over several lives.
+struct World {
+    random: Random,
+    files: SimFiles,
+    clock: Arc<ManualClock>,
+    encrypt: bool,
+    segment_size: u64,
+    /// What each transaction did, in order: the first has sequence 1.
+    effects: Vec<Vec<Effect>>,
+    durable: usize,
+    highest_id: u64,
+    /// What happened, for whoever has to find out why.
+    story: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut random = Random(seed);
+        let encrypt = random.one_in(4);
+        let segment_size = [4 << 10, 16 << 10, 64 << 10][random.below(3) as usize];
+        World {
+            random,
+            files: SimFiles::new(),
+            clock: manual_clock(),
+            encrypt,
+            segment_size,
+            effects: Vec::new(),
+            durable: 0,
+            highest_id: 0,
+            story: Vec::new(),
+        }
+    }
+
+    fn open(&self) -> Result<Store, OpenError> {
+        let key = crate::config::settings::Secret::new("ab".repeat(32));
+        let options = Options {
+            segment_size: self.segment_size,
+            memory: 64 << 10,
+            min_free: Some(0),
+            key: self.encrypt.then_some(key),
+            encrypt_bodies: self.encrypt,
+            pace: Duration::from_millis(1),
+            ..Options::new("/store")
+        };
+        Store::open(options, self.clock.clone(), Arc::new(self.files.clone()))
+    }
+
+    /// Works until the disk fails (`true`) or enough has been done.
+    async fn work(&mut self, store: &Store, steps: u64) -> bool {
+        let mut leases: Vec<Lease> = Vec::new();
+        for _ in 0..steps {
+            let (ops, effects) = self.step(store, &mut leases);
+            let Ok(permit) = store.reserve(Class::Completion, 0).await else { return true };
+            let committed = store.submit(permit, Transaction::new(ops)).unwrap();
+            self.effects.push(effects);
+            assert_eq!(committed.sequence, self.effects.len() as u64);
+            if self.random.one_in(3) {
+                match store.durable(committed.sequence).await {
+                    Ok(receipt) => self.durable = usize::try_from(receipt.sequence()).unwrap(),
+                    Err(_) => return true,
+                }
+            }
+        }
+        false
+    }
+
+    fn step(&mut self, store: &Store, leases: &mut Vec<Lease>) -> (Vec<Op>, Vec<Effect>) {
+        match self.random.below(10) {
+            0..=4 => self.receive(store),
+            5..=7 => {
+                let target = TARGETS[self.random.below(2) as usize];
+                leases.extend(
+                    store.take(&item(target), Lanes::Requests, 3).iter().map(|delivery| delivery.lease),
+                );
+                if leases.is_empty() {
+                    return self.receive(store);
+                }
+                let lease = leases.swap_remove(self.random.below(leases.len() as u64) as usize);
+                let to =
+                    [Status::Completed, Status::Completed, Status::Queued, Status::Suspended, Status::Error];
+                let to = to[self.random.below(5) as usize];
+                let mut transition = Transition::new(lease.id, Guard::Lease(lease), to);
+                if to != Status::Completed {
+                    transition.error = Some(Some(Fault::new("call", "500", "failed").with_detail("foreign")));
+                }
+                (vec![Op::Transition(transition)], vec![Effect::Moved { id: lease.id.0, to }])
+            }
+            8 => {
+                let key = format!("key {}", self.random.below(4));
+                let value = (!self.random.one_in(4)).then(|| self.text());
+                let op = Op::Keep(KeepFamily::ProcessState, key.clone(), value.clone());
+                (vec![op], vec![Effect::Kept { key, value }])
+            }
+            _ => {
+                let text = format!("event {}", self.random.below(1000));
+                let event = NewEvent::new(Level::Info, "trace", text.clone()).detail("foreign");
+                (vec![Op::Event(event)], vec![Effect::Event { text }])
+            }
+        }
+    }
+
+    fn text(&mut self) -> Bytes {
+        let size = [0, 30, 1000, 5000, 20_000][self.random.below(5) as usize];
+        let byte = self.random.below(256) as u8;
+        Bytes::from(vec![byte; size])
+    }
+
+    fn receive(&mut self, store: &Store) -> (Vec<Op>, Vec<Effect>) {
+        let (mut ops, mut effects) = (Vec::new(), Vec::new());
+        let text = self.text();
+        let body = BodyId(store.next_id());
+        ops.push(Op::Body(body, Body::new("ADT^A01", body::HL7, None, text.clone())));
+        for target in TARGETS.into_iter().take(1 + self.random.below(2) as usize) {
+            let mut header = header(store, "lis", target, jiff::Timestamp::UNIX_EPOCH);
+            header.body_id = Some(body);
+            header.size = text.len() as u64;
+            header.keys = [("mrn".into(), "4711".to_owned())].into();
+            let id = header.id.0;
+            assert!(id > self.highest_id, "id {id} was given before");
+            self.highest_id = id;
+            ops.push(Op::Header(Box::new(header)));
+            effects.push(Effect::Received { id, body: body.0, text: text.clone(), target });
+        }
+        (ops, effects)
+    }
+
+    /// Checks what a reopened store holds, and takes that as the truth from here on.
+    async fn check(&mut self, store: &Store) {
+        let k = usize::try_from(store.0.shared.durable.synced()).unwrap();
+        let (durable, story) = (self.durable, &self.story);
+        assert!(k >= durable, "transaction {durable} was called durable, but only {k} are there: {story:#?}");
+        assert!(k <= self.effects.len(), "{k} transactions are there, {} were made", self.effects.len());
+        self.effects.truncate(k);
+        self.durable = k;
+        let expected = Model::of(&self.effects);
+        let mut found = Model::default();
+        for header in store.search(&MessageFilter::default(), None, 1_000_000).await.unwrap().entries {
+            let body = header.body_id.unwrap();
+            let bytes = store.body(body).await.unwrap().bytes().clone();
+            assert_eq!(&*header.keys[0].1, "4711");
+            let target = TARGETS.into_iter().find(|target| header.target == Some(item(target))).unwrap();
+            found.messages.insert(header.id.0, (target, header.status, body.0, bytes));
+        }
+        found.kept = store.scan(KeepFamily::ProcessState, "").into_iter().collect();
+        let events = store.events(&EventFilter::default(), None, 1_000_000).entries;
+        found.events = events.into_iter().rev().map(|event| event.text).collect();
+        assert!(
+            expected.messages == found.messages,
+            "messages differ: {:?} {:?}",
+            brief(&expected),
+            brief(&found)
+        );
+        assert_eq!(expected.kept, found.kept);
+        assert_eq!(expected.events, found.events);
+        for target in TARGETS {
+            let of =
+                |status: Status| expected.messages.values().filter(move |m| m.0 == target && m.1 == status);
+            let counts = store.counts(&item(target));
+            let suspended = of(Status::Suspended).count() as u64;
+            assert_eq!((counts.queued, counts.suspended), (of(Status::Queued).count() as u64, suspended));
+            assert_eq!(counts.completed, of(Status::Completed).count() as u64);
+            assert_eq!(counts.errors, of(Status::Error).count() as u64);
+            let head = store
+                .queues()
+                .into_iter()
+                .find(|queue| queue.item == item(target))
+                .and_then(|queue| queue.head);
+            let oldest = expected.messages.iter().find(|(_, m)| m.0 == target && m.1 == Status::Queued);
+            assert_eq!(head.map(|head| head.id), oldest.map(|(id, _)| MessageId(*id)));
+        }
+        self.highest_id = self.highest_id.max(store.next_id());
+    }
+}
+
+fn brief(model: &Model) -> Vec<(u64, &'static str, Status, usize)> {
+    model.messages.iter().map(|(id, m)| (*id, m.0, m.1, m.3.len())).collect()
+}
+
+async fn lives(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..4 {
+        let power = Some(world.random.below(400));
+        let sync = world.random.one_in(4).then(|| world.random.below(60));
+        world.files.set_faults(Faults { power, sync, ..Faults::default() });
+        world.story.push(format!("power {power:?}, sync {sync:?}"));
+        let steps = 1 + world.random.below(200);
+        if let Ok(store) = world.open() {
+            world.check(&store).await;
+            world.story.push(format!("opened with {}", world.durable));
+            let failed = world.work(&store, steps).await;
+            world.story.push(format!(
+                "failed {failed}, durable {} of {}",
+                world.durable,
+                world.effects.len()
+            ));
+            if !failed && world.random.one_in(2) {
+                match store.close().await {
+                    // All of it is durable, unless the power went before.
+                    Ok(()) => world.durable = world.effects.len(),
+                    Err(_) => world.story.push("not closed".to_owned()),
+                }
+                world.story.push("closed".to_owned());
+            }
+            // What was on its way is finished or fails, as the disk has it.
+            drop(store);
+        }
+        // Either the process was restarted and the page cache is still there, or the power went.
+        world.files = match world.random.one_in(4) {
+            true => world.files.restart(),
+            false => world.files.cut(&mut world.random),
+        };
+        world.story.push("restarted or cut".to_owned());
+        let store = world.open().unwrap();
+        world.check(&store).await;
+        drop(store);
+        world.story.push(format!("opened again with {}", world.durable));
+        // What a restart has shown must survive the next power cut: nothing else made it durable.
+        world.files = world.files.cut(&mut world.random);
+        let store = world.open().unwrap();
+        world.check(&store).await;
+    }
+}
+
+#[test]
+fn every_life_ends_with_a_prefix_that_holds_all_that_was_durable() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("SEPTET_POWER_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SEPTET_POWER_ROUNDS").unwrap_or(200),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for seed in seeds {
+        let run = std::panic::AssertUnwindSafe(|| runtime.block_on(lives(seed)));
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            eprintln!("failed with SEPTET_POWER_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
