@@ -90,6 +90,30 @@ pub struct MessageType {
     pub fields: Vec<(String, Field)>,
 }
 
+impl MessageType {
+    /// Whether any of its fields is a secret.
+    pub fn has_secrets(&self) -> bool {
+        self.fields.iter().any(|(_, field)| field.kind == FieldType::Secret)
+    }
+
+    /// Seals what this type declares secret in a value that does not fit it otherwise, so that it can be kept
+    /// as it came without keeping the secret in clear. Says whether anything was sealed.
+    pub fn seal(&self, value: &mut Value, vault: &Vault) -> Result<bool, VaultError> {
+        let Some(given) = value.as_object_mut() else { return Ok(false) };
+        let mut sealed = false;
+        for (name, field) in &self.fields {
+            if field.kind == FieldType::Secret
+                && let Some(Value::String(clear)) = given.get(name)
+            {
+                let hidden = vault.seal_json(clear)?;
+                given.insert(name.clone(), hidden);
+                sealed = true;
+            }
+        }
+        Ok(sealed)
+    }
+}
+
 /// All declared message types of a production. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct MessageTypes(Arc<BTreeMap<String, MessageType>>);

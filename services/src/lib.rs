@@ -2,10 +2,15 @@
 //! `mod` line and an entry in [`CLASSES`]. A service gets bytes off a wire, hands them to its intake, and
 //! answers only once they are on stable storage; queues, search keys and routing are the engine's.
 
+mod auth;
 pub mod hl7_common;
 pub mod hl7_mllp;
+pub mod http;
+pub mod listeners;
+mod problem;
+mod server_tls;
 
 use septet_engine::registry::ItemClass;
 
 /// The classes of services, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, http::CLASS];

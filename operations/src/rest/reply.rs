@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use septet_engine::body::{BINARY, Body, JSON, TEXT};
 use septet_engine::fault::Fault;
 use septet_engine::host::{OperationContext, Outcome};
-use septet_engine::record::{FieldType, MessageType, Record, RecordError, Undeclared};
+use septet_engine::record::{MessageType, Record, RecordError, Undeclared};
 use septet_engine::vault::VaultError;
 use serde_json::Value;
 
@@ -56,7 +56,7 @@ fn read(
     };
     let given = parsed.clone().or_else(|| reply.body.is_empty().then(|| Value::Object(Default::default())));
     let Some(given) = given else {
-        let body = if has_secrets(typed) {
+        let body = if typed.has_secrets() {
             // It may well be the secret in some other form: sealed whole.
             sealed_whole(&reply.body, cx)
         } else {
@@ -99,20 +99,11 @@ fn untyped(
     declared: Option<&MessageType>,
     cx: &OperationContext,
 ) -> Body {
-    let mut sealed = false;
-    if let (Some(declared), Some(fields)) = (declared, value.as_object_mut()) {
-        let secret = |(name, field): &(String, septet_engine::record::Field)| {
-            (field.kind == FieldType::Secret).then(|| name.clone())
-        };
-        for name in declared.fields.iter().filter_map(secret) {
-            if let Some(Value::String(clear)) = fields.get(&name) {
-                let hidden = cx.runtime.vault.seal_json(clear).unwrap_or(Value::Null);
-                fields.insert(name, hidden);
-                sealed = true;
-            }
-        }
+    let sealed = declared.map(|declared| declared.seal(&mut value, &cx.runtime.vault));
+    if let Some(Err(_)) = sealed {
+        value = Value::Null;
     }
-    if sealed {
+    if sealed.is_some_and(|sealed| sealed != Ok(false)) {
         return Body::record(Record::untyped("Json", value));
     }
     let media = if media.ends_with("+json") { media } else { JSON };
@@ -140,10 +131,6 @@ fn sealed_whole(body: &Bytes, cx: &OperationContext) -> Option<Body> {
     let text = std::str::from_utf8(body).map_err(|_| VaultError::Damaged);
     let sealed = text.and_then(|text| cx.runtime.vault.seal_json(text)).ok()?;
     Some(Body::record(Record::untyped("Text", sealed)))
-}
-
-fn has_secrets(declared: &MessageType) -> bool {
-    declared.fields.iter().any(|(_, field)| field.kind == FieldType::Secret)
 }
 
 /// Without a byte order mark.

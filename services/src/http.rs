@@ -1,0 +1,379 @@
+//! `type = "http"`: receives HTTP requests as messages (CONTRACT §2.1). A request is a record of `message`,
+//! else of type `Json` or `Text`; the answer is 202 once the message is on stable storage, or with
+//! `reply = "wait"` what the target replies.
+//!
+//! `inbound` makes the message, `respond` the answer; both are pure. The listener is in
+//! [`crate::listeners`], bearer tokens in `auth`.
+
+mod inbound;
+mod respond;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use schemars::JsonSchema;
+use septet_engine::config::build::{At, Build};
+use septet_engine::config::settings::ServerTls;
+use septet_engine::config::units::{ByteSize, DurationText, Listen, Strings};
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::fault::Fault;
+use septet_engine::host::{BusinessService, HostFault, Inbound, ServiceContext, ServiceFactory};
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_oauth::Auth;
+use serde::Deserialize;
+
+use crate::auth::{self, Guard};
+use crate::listeners::{Lease, Mount, Unread, closing, lease, read_body};
+use crate::problem::problem;
+
+/// The class, for the table.
+pub const CLASS: ItemClass = ItemClass {
+    type_name: "http",
+    kind: ItemKind::Service,
+    summary: "Receives HTTP requests as messages and answers at once or with the target's reply.",
+    schema: || schemars::schema_for!(Settings),
+    build,
+};
+
+/// How long an answer may wait for the store; then the client must ask again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Settings of an `http` service.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Address and port to listen on. Services with the same `listen` share one listener where their paths
+    /// differ.
+    listen: Listen,
+    /// The path that is served, with everything below it; the longest path wins.
+    #[serde(default = "root")]
+    path: String,
+    /// The methods that are served: `GET POST PUT PATCH DELETE`.
+    #[serde(default = "post")]
+    methods: Strings,
+    /// The message type of requests; what does not fit it is answered 400 and stored as rejected. Without it
+    /// requests have type `Json` or `Text`.
+    message: Option<String>,
+    /// `accepted` answers 202 with the session once the message is on stable storage, `wait` answers with
+    /// the target's reply.
+    #[serde(default)]
+    reply: ReplyMode,
+    /// How long `wait` waits; then the answer is 504 with the session, and the work goes on.
+    #[serde(default = "half_a_minute")]
+    reply_timeout: DurationText,
+    /// How long the body of a request may take.
+    #[serde(default = "half_a_minute")]
+    request_timeout: DurationText,
+    /// Larger requests are answered 413.
+    #[serde(default = "max_message")]
+    max_message: ByteSize,
+    /// Connections beyond this number are closed at once.
+    #[serde(default = "max_connections")]
+    max_connections: u32,
+    /// The bearer tokens that callers must show.
+    auth: Option<Auth>,
+    /// Certificate and key of the listener.
+    tls: Option<ServerTls>,
+}
+
+/// When a request is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ReplyMode {
+    /// Once it is on stable storage.
+    #[default]
+    Accepted,
+    /// With the target's reply.
+    Wait,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+fn post() -> Strings {
+    Strings(vec!["POST".to_owned()])
+}
+
+pub(crate) fn half_a_minute() -> DurationText {
+    DurationText::secs(30)
+}
+
+pub(crate) fn max_message() -> ByteSize {
+    ByteSize::mib(64)
+}
+
+pub(crate) fn max_connections() -> u32 {
+    1024
+}
+
+// === Checking ===
+
+const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+fn build(build: &mut Build<'_>) -> Option<Built> {
+    let settings: Settings = build.settings()?;
+    let mut right = check_path(build, &settings.path);
+    let mut methods = Vec::new();
+    for name in &settings.methods.0 {
+        match METHODS.into_iter().find(|method| method.as_str() == name) {
+            Some(method) => methods.push(method),
+            None => {
+                let upper = name.to_ascii_uppercase();
+                let meant = METHODS.iter().find(|method| method.as_str() == upper);
+                let suggestion = meant.map(|method| format!("did you mean {method}?"));
+                build.error("S0342", &[At::Key("methods")], format!("{name} is not served"), suggestion);
+                right = false;
+            }
+        }
+    }
+    if settings.methods.0.is_empty() {
+        build.error("S0342", &[At::Key("methods")], "no method is served", None);
+        right = false;
+    }
+    if let Some(message) = settings.message.as_deref().filter(|name| !matches!(*name, "Json" | "Text")) {
+        right &= build.message_type(&[At::Key("message")], message);
+    }
+    right &= check_limits(
+        build,
+        &[
+            ("max_message", settings.max_message.get() == 0),
+            ("max_connections", settings.max_connections == 0),
+            ("request_timeout", settings.request_timeout.get().is_zero()),
+        ],
+    );
+    auth::check(build, settings.auth.as_ref());
+    if !right {
+        return None;
+    }
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let facts = Facts {
+        listens: vec![(settings.listen.get(), Some(settings.path.clone()))],
+        needs_reply: settings.reply == ReplyMode::Wait,
+        urls: vec![format!("{scheme}://{}{}", settings.listen, settings.path)],
+        ..Facts::default()
+    };
+    let plan = HttpPlan { settings, methods };
+    Some(Built { factory: Factory::Service(Arc::new(HttpFactory(Arc::new(plan)))), facts })
+}
+
+/// Checks the path of an HTTP service.
+pub(crate) fn check_path(build: &mut Build<'_>, path: &str) -> bool {
+    let legal = path.starts_with('/')
+        && !path.contains(['{', '}', '?', '#', ' ', '*'])
+        && !path.split('/').any(|segment| matches!(segment, "." | ".."));
+    if !legal {
+        let suggestion = Some("write it as /name; everything below it is served, too".to_owned());
+        build.error("S0341", &[At::Key("path")], "this path cannot be served", suggestion);
+    }
+    legal
+}
+
+/// Reports limits that are zero.
+pub(crate) fn check_limits(build: &mut Build<'_>, limits: &[(&str, bool)]) -> bool {
+    for (key, _) in limits.iter().filter(|(_, zero)| *zero) {
+        build.error("S0343", &[At::Key(key)], format!("{key} must be more than zero"), None);
+    }
+    limits.iter().all(|(_, zero)| !zero)
+}
+
+// === Running ===
+
+#[derive(Debug)]
+pub(crate) struct HttpPlan {
+    settings: Settings,
+    methods: Vec<Method>,
+}
+
+#[derive(Debug)]
+struct HttpFactory(Arc<HttpPlan>);
+
+impl ServiceFactory for HttpFactory {
+    fn create(&self) -> Box<dyn BusinessService> {
+        Box::new(HttpService { plan: self.0.clone(), lease: None })
+    }
+}
+
+struct HttpService {
+    plan: Arc<HttpPlan>,
+    lease: Option<Lease>,
+}
+
+impl HttpService {
+    fn lease(&self, cx: &ServiceContext) -> Result<Lease, HostFault> {
+        let Settings { listen, path, tls, max_connections, .. } = &self.plan.settings;
+        lease(listen.get(), path, tls.as_ref(), *max_connections, cx)
+    }
+}
+
+#[async_trait]
+impl BusinessService for HttpService {
+    async fn bind(&mut self, cx: &ServiceContext) -> Result<(), HostFault> {
+        self.lease = Some(self.lease(cx)?);
+        Ok(())
+    }
+
+    async fn run(mut self: Box<Self>, cx: ServiceContext) -> Result<(), HostFault> {
+        let lease = match self.lease.take() {
+            Some(lease) => lease,
+            None => self.lease(&cx)?,
+        };
+        let guard = self.plan.settings.auth.clone().map(|auth| Guard::new(auth, &cx));
+        let mount = HttpMount { plan: self.plan.clone(), guard, cx: cx.clone() };
+        lease.serve(Arc::new(mount), &cx).await;
+        Ok(())
+    }
+}
+
+struct HttpMount {
+    plan: Arc<HttpPlan>,
+    guard: Option<Guard>,
+    cx: ServiceContext,
+}
+
+#[async_trait]
+impl Mount for HttpMount {
+    async fn handle(&self, request: Request<Body>) -> Response {
+        match self.answer(request).await {
+            Ok(response) => response,
+            Err(refusal) => *refusal,
+        }
+    }
+}
+
+impl HttpMount {
+    /// The answer; the error is an answer, too.
+    async fn answer(&self, request: Request<Body>) -> Result<Response, Box<Response>> {
+        let settings = &self.plan.settings;
+        let (parts, body) = request.into_parts();
+        if !self.plan.methods.contains(&parts.method) {
+            return Err(Box::new(not_allowed(&self.plan.methods)));
+        }
+        let form = is_form(&parts.headers);
+        let query_token = parts.uri.query().and_then(auth::parameter);
+        if let Some(guard) = &self.guard {
+            // A form may hold the token: only then is the body of a stranger read.
+            if !form || parts.headers.contains_key(AUTHORIZATION) || query_token.is_some() {
+                guard.admit(&parts.headers, query_token.as_ref().map(|token| token.as_str())).await?;
+            }
+        }
+        let clock = &self.cx.runtime.clock;
+        let (limit, timeout) = (settings.max_message.get(), settings.request_timeout.get());
+        let bytes = read_body(&parts.headers, body, limit, timeout, clock).await;
+        let bytes = bytes.map_err(|unread| Box::new(unreadable(unread, limit, &self.cx)))?;
+        if let Some(guard) = &self.guard
+            && form
+            && !parts.headers.contains_key(AUTHORIZATION)
+            && query_token.is_none()
+        {
+            let token = std::str::from_utf8(&bytes).ok().and_then(auth::parameter);
+            guard.admit(&parts.headers, token.as_ref().map(|token| token.as_str())).await?;
+        }
+        self.take(&parts, bytes).await
+    }
+
+    async fn take(&self, parts: &Parts, bytes: Bytes) -> Result<Response, Box<Response>> {
+        let settings = &self.plan.settings;
+        let runtime = &self.cx.runtime;
+        let made = inbound::body(parts, bytes, settings.message.as_deref(), &runtime.types, &runtime.vault);
+        let (body, misfit) = match made {
+            Ok(body) => (body, None),
+            Err(misfit) => (misfit.kept, Some(misfit.text)),
+        };
+        let mut inbound = Inbound::new(body);
+        inbound.parent_session = parent_session(&parts.headers);
+        inbound.wants_reply = misfit.is_none() && settings.reply == ReplyMode::Wait;
+        inbound.reject = misfit.as_deref().map(|text| Fault::new("message", "400", text));
+        let stored = async {
+            let accepted = self.cx.intake.receive(inbound).await;
+            let accepted = accepted.map_err(|refused| Box::new(unavailable(&refused.to_string())))?;
+            let durable = accepted.pending.durable().await;
+            durable.map_err(|_| Box::new(unavailable("the message cannot be stored now")))?;
+            Ok::<_, Box<Response>>(accepted)
+        };
+        let mut accepted = tokio::select! {
+            stored = stored => stored?,
+            () = runtime.clock.sleep(PATIENCE) => {
+                return Err(Box::new(unavailable("the message is not on stable storage yet: send it again")));
+            }
+        };
+        let session = accepted.session;
+        if let Some(text) = misfit {
+            return Err(Box::new(problem(StatusCode::BAD_REQUEST, &text, Some(session))));
+        }
+        Ok(match settings.reply {
+            ReplyMode::Accepted => respond::accepted(session),
+            ReplyMode::Wait => {
+                let reply = accepted.pending.reply(settings.reply_timeout.get()).await;
+                respond::reply(reply, session, &runtime.vault)
+            }
+        })
+    }
+}
+
+// === What HTTP services share ===
+
+/// 405 with the methods there are.
+pub(crate) fn not_allowed(methods: &[Method]) -> Response {
+    let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here", None);
+    if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
+        response.headers_mut().insert(ALLOW, value);
+    }
+    response
+}
+
+/// 503: nothing is stored, and the client keeps its message.
+pub(crate) fn unavailable(text: &str) -> Response {
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, text, None);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+    response
+}
+
+/// The answer to a body that was not read.
+pub(crate) fn unreadable(unread: Unread, limit: u64, cx: &ServiceContext) -> Response {
+    let (status, text) = match unread {
+        Unread::TooLarge => {
+            let text = format!("the message is larger than {limit} bytes");
+            cx.event(NewEvent::new(Level::Warning, "message.rejected", text.clone()));
+            (StatusCode::PAYLOAD_TOO_LARGE, text)
+        }
+        Unread::Timeout => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned()),
+        Unread::Broken => (StatusCode::BAD_REQUEST, "the body cannot be read".to_owned()),
+    };
+    closing(problem(status, &text, None))
+}
+
+/// The session of another production that this request continues: its `Septet-Session`, else its trace.
+pub(crate) fn parent_session(headers: &HeaderMap) -> Option<String> {
+    let plain = |text: &&str| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/');
+        !text.is_empty() && text.len() <= 128 && text.chars().all(legal)
+    };
+    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    let session = value("septet-session").filter(plain);
+    session.or_else(|| value("traceparent").filter(plain)).map(str::to_owned)
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    media_type(headers).0 == "application/x-www-form-urlencoded"
+}
+
+/// The media type in lower case, and its charset.
+pub(crate) fn media_type(headers: &HeaderMap) -> (String, Option<String>) {
+    let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = text.split(';');
+    let media = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+    let charset = parts.find_map(|part| {
+        let (name, value) = part.trim().split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_owned())
+    });
+    (media, charset.filter(|charset| !charset.is_empty()))
+}

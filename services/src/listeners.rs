@@ -1,0 +1,446 @@
+//! HTTP listeners that several services share: services with the same `listen` have one socket, and the
+//! path decides which of them gets a request (CONTRACT §2.1 `http`). A path takes everything below it, and
+//! the longest path wins.
+//!
+//! A service *leases* its path when it binds and *serves* it while it runs. The socket opens with the first
+//! lease and closes with the last, so that a reload can bind the new service before the old one stops. A
+//! path that is leased and not served (the service starts, or is stopped while others go on) answers 503,
+//! so that senders keep their messages.
+//!
+//! There is no accept task: every serving service accepts from the shared socket and hands the connection
+//! to a task of the listener. A request runs in a task of its own, so that a client that hangs up cancels
+//! nothing half done. Slow clients are bounded: headers must come within [`HEADERS`], bodies are read by
+//! [`read_body`].
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http::header::{CONNECTION, EXPECT, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use septet_engine::clock::SharedClock;
+use septet_engine::config::settings::ServerTls;
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::host::{HostFault, ServiceContext};
+use septet_engine::id::ItemName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::problem::problem;
+use crate::server_tls;
+
+/// How long the headers of a request may take, and how long a connection may be idle between requests.
+const HEADERS: Duration = Duration::from_secs(30);
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The longest request head.
+const HEAD_SIZE: usize = 64 << 10;
+/// Connections waiting to be accepted.
+const BACKLOG: u32 = 1024;
+/// How long connections may take to end once their requests are answered.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What answers the requests below one path.
+#[async_trait]
+pub trait Mount: Send + Sync + 'static {
+    /// Answers one request. Runs to its end also when the client has hung up. The client's address is in
+    /// the request's extensions as [`ConnectInfo`].
+    async fn handle(&self, request: Request<Body>) -> Response;
+}
+
+#[async_trait]
+impl Mount for axum::Router {
+    async fn handle(&self, request: Request<Body>) -> Response {
+        match self.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// All open listeners of this process.
+static OPEN: Mutex<Vec<Weak<Listener>>> = Mutex::new(Vec::new());
+
+/// One socket. Closed when the last lease goes; its connections end then, after the request they have.
+struct Listener {
+    asked: SocketAddr,
+    address: SocketAddr,
+    socket: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// What connections know of their listener.
+struct Shared {
+    tls: Option<(ServerTls, TlsAcceptor)>,
+    routes: Mutex<BTreeMap<String, Route>>,
+    connections: TaskTracker,
+    max_connections: AtomicU32,
+    closing: CancellationToken,
+}
+
+/// One leased path.
+struct Route {
+    owner: Owner,
+    leases: u32,
+    /// `None` while nobody serves it.
+    served: Option<Served>,
+}
+
+type Owner = (Arc<str>, ItemName);
+
+#[derive(Clone)]
+struct Served {
+    serial: u64,
+    mount: Arc<dyn Mount>,
+    requests: TaskTracker,
+    cx: ServiceContext,
+}
+
+static SERIAL: AtomicU64 = AtomicU64::new(0);
+
+/// The right to serve one path of one listener.
+pub struct Lease {
+    listener: Arc<Listener>,
+    path: String,
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({}{})", self.listener.address, self.path)
+    }
+}
+
+/// Opens (or joins) the listener of `address` and takes `path` on it. For [`septet_engine::host::BusinessService::bind`].
+pub fn lease(
+    address: SocketAddr,
+    path: &str,
+    tls: Option<&ServerTls>,
+    max_connections: u32,
+    cx: &ServiceContext,
+) -> Result<Lease, HostFault> {
+    let listener = match find(address) {
+        Some(listener) => listener,
+        None => open(address, tls)?,
+    };
+    if listener.shared.tls.as_ref().map(|(settings, _)| settings) != tls {
+        let text = format!("services that share {address} need the same tls settings");
+        return Err(HostFault::new("bind", text));
+    }
+    listener.shared.max_connections.fetch_max(max_connections, Ordering::Relaxed);
+    let owner = (cx.runtime.production.clone(), cx.item.clone());
+    {
+        let mut routes = listener.shared.routes();
+        let route = routes.entry(path.to_owned()).or_insert_with(|| Route {
+            owner: owner.clone(),
+            leases: 0,
+            served: None,
+        });
+        if route.owner != owner {
+            let text = format!("{address}{path} is taken by {} of {}", route.owner.1, route.owner.0);
+            return Err(HostFault::new("bind", text));
+        }
+        route.leases += 1;
+    }
+    Ok(Lease { listener, path: path.to_owned() })
+}
+
+fn find(address: SocketAddr) -> Option<Arc<Listener>> {
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    open.retain(|listener| listener.strong_count() > 0);
+    // Port 0 asks for a port of one's own.
+    let same = |listener: &Arc<Listener>| listener.asked == address && address.port() != 0;
+    open.iter().filter_map(Weak::upgrade).find(same)
+}
+
+fn open(address: SocketAddr, tls: Option<&ServerTls>) -> Result<Arc<Listener>, HostFault> {
+    let tls = match tls {
+        Some(settings) => Some((settings.clone(), server_tls::acceptor(settings)?)),
+        None => None,
+    };
+    let socket = match listen(address) {
+        Ok(socket) => socket,
+        // Another service may have opened it between our look and our try.
+        Err(error) => return find(address).ok_or_else(|| bind_fault(address, &error)),
+    };
+    let bound = socket.local_addr().map_err(|error| bind_fault(address, &error))?;
+    let shared = Shared {
+        tls,
+        routes: Mutex::default(),
+        connections: TaskTracker::new(),
+        max_connections: AtomicU32::new(0),
+        closing: CancellationToken::new(),
+    };
+    let listener = Listener { asked: address, address: bound, socket, shared: Arc::new(shared) };
+    let listener = Arc::new(listener);
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&listener));
+    Ok(listener)
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart must not wait for the system to forget the old connections.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn bind_fault(address: SocketAddr, error: &io::Error) -> HostFault {
+    let text = match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{address} is in use by another program or item"),
+        io::ErrorKind::AddrNotAvailable => format!("{address} is no address of this machine"),
+        io::ErrorKind::PermissionDenied => format!("the system does not allow listening on {address}"),
+        _ => format!("cannot listen on {address}: {error}"),
+    };
+    HostFault::new("bind", text)
+}
+
+// === impl Lease ===
+
+impl Lease {
+    /// Where the listener really listens: with port 0 the system has chosen.
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address
+    }
+
+    /// Serves the path until the service must stop; returns when the requests in flight are answered.
+    pub async fn serve(self, mount: Arc<dyn Mount>, cx: &ServiceContext) {
+        let requests = TaskTracker::new();
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let served = Served { serial, mount, requests: requests.clone(), cx: cx.clone() };
+        let shared = self.listener.shared.clone();
+        if let Some(route) = shared.routes().get_mut(&self.path) {
+            route.served = Some(served);
+        }
+        let mut full = false;
+        loop {
+            let accepted = tokio::select! {
+                () = cx.stop.cancelled() => break,
+                accepted = self.listener.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let limit = shared.max_connections.load(Ordering::Relaxed);
+                    if shared.connections.len() < limit as usize {
+                        full = false;
+                        shared.connections.spawn(connection(
+                            stream,
+                            peer,
+                            shared.clone(),
+                            cx.runtime.clock.clone(),
+                        ));
+                    } else if !std::mem::replace(&mut full, true) {
+                        let text =
+                            format!("more than max_connections ({limit}) connections: new ones are closed");
+                        cx.event(NewEvent::new(Level::Warning, "item.error", text));
+                    }
+                }
+                Err(error) => accept_failed(&error, cx).await,
+            }
+        }
+        if let Some(route) = shared.routes().get_mut(&self.path)
+            && route.served.as_ref().is_some_and(|served| served.serial == serial)
+        {
+            route.served = None;
+        }
+        // The last lease closes the socket and asks the connections to end.
+        drop(self);
+        requests.close();
+        requests.wait().await;
+        if shared.closing.is_cancelled() {
+            shared.connections.close();
+            tokio::select! {
+                () = shared.connections.wait() => {}
+                () = cx.runtime.clock.sleep(FAREWELL) => {}
+            }
+        }
+    }
+}
+
+/// A connection that was gone before it was accepted is nothing; what the system cannot give (file
+/// descriptors) may come back.
+async fn accept_failed(error: &io::Error, cx: &ServiceContext) {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+        return;
+    }
+    let text = format!("cannot accept connections: {error}");
+    cx.event(NewEvent::new(Level::Warning, "item.error", text));
+    tokio::select! {
+        () = cx.runtime.clock.sleep(Duration::from_secs(1)) => {}
+        () = cx.stop.cancelled() => {}
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut routes = self.listener.shared.routes();
+        if let Some(route) = routes.get_mut(&self.path) {
+            route.leases -= 1;
+            if route.leases == 0 {
+                routes.remove(&self.path);
+            }
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+    }
+}
+
+// === Connections ===
+
+impl Shared {
+    fn routes(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Route>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who serves `path`; `None` within where its service does not run.
+    fn route(&self, path: &str) -> Option<Option<Served>> {
+        let routes = self.routes();
+        let below = |route: &str| {
+            let rest = path.strip_prefix(route.strip_suffix('/').unwrap_or(route));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let longest = routes.iter().filter(|(route, _)| below(route)).max_by_key(|(route, _)| route.len());
+        longest.map(|(_, route)| route.served.clone())
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, clock: SharedClock) {
+    let _ = stream.set_nodelay(true);
+    let Some((_, acceptor)) = &shared.tls else {
+        return requests(stream, peer, &shared).await;
+    };
+    let shaken = tokio::select! {
+        shaken = acceptor.accept(stream) => shaken,
+        () = clock.sleep(HANDSHAKE) => return,
+        () = shared.closing.cancelled() => return,
+    };
+    if let Ok(stream) = shaken {
+        requests(stream, peer, &shared).await;
+    }
+}
+
+async fn requests<S: AsyncRead + AsyncWrite + Unpin + Send>(
+    stream: S,
+    peer: SocketAddr,
+    shared: &Arc<Shared>,
+) {
+    let service = service_fn(|request: Request<Incoming>| dispatch(shared.clone(), peer, request));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_header_size(HEAD_SIZE).half_close(true);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    // How a connection ends is the client's affair: every request was answered or given up by then.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = shared.closing.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+async fn dispatch(
+    shared: Arc<Shared>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    Ok(match shared.route(request.uri().path()) {
+        None => problem(StatusCode::NOT_FOUND, "nothing is served at this path", None),
+        Some(None) => {
+            let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "the service is not running", None);
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            response
+        }
+        Some(Some(Served { mount, requests, cx, .. })) => {
+            let answer = requests.spawn(async move { mount.handle(request).await });
+            answer.await.unwrap_or_else(|_| {
+                cx.event(NewEvent::new(Level::Error, "item.error", "a request ended in a panic"));
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled", None)
+            })
+        }
+    })
+}
+
+// === Bodies ===
+
+/// Why a body was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// Larger than the limit.
+    TooLarge,
+    /// It did not come in time.
+    Timeout,
+    /// The client hung up, or broke the transfer coding.
+    Broken,
+}
+
+/// Reads a body of at most `limit` bytes within `timeout`. The rest of a larger one is taken off the wire
+/// and dropped (as far as time and twice the limit allow), because a client that is still sending would see
+/// a broken connection instead of the answer; one that asked first (`Expect`) is answered at once.
+pub async fn read_body(
+    headers: &HeaderMap,
+    body: Body,
+    limit: u64,
+    timeout: Duration,
+    clock: &SharedClock,
+) -> Result<Bytes, Unread> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let announced =
+        headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let announced: usize = announced.unwrap_or(0);
+    if announced > limit && headers.contains_key(EXPECT) {
+        return Err(Unread::TooLarge);
+    }
+    let read = async {
+        let mut body = body;
+        let mut bytes = BytesMut::new();
+        let mut size = 0usize;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return Err(Unread::Broken) };
+            let Ok(data) = frame.into_data() else { continue };
+            size = size.saturating_add(data.len());
+            if size <= limit {
+                bytes.extend_from_slice(&data);
+            } else if size > limit.saturating_mul(2).max(16 << 20) {
+                break;
+            } else {
+                bytes = BytesMut::new();
+            }
+        }
+        if size > limit { Err(Unread::TooLarge) } else { Ok(bytes.freeze()) }
+    };
+    tokio::select! {
+        read = read => read,
+        () = clock.sleep(timeout) => Err(if announced > limit { Unread::TooLarge } else { Unread::Timeout }),
+    }
+}
+
+/// Marks a response as the connection's last.
+pub(crate) fn closing(mut response: Response) -> Response {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}

@@ -1,0 +1,27 @@
+//! Errors of HTTP services as problem documents (RFC 9457). Texts are ours and hold no patient data; what a
+//! peer said stays in the trace.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, StatusCode};
+use septet_engine::id::SessionId;
+use serde_json::json;
+
+/// A problem document: `{ type, title, status, detail, session? }`.
+pub(crate) fn problem(status: StatusCode, detail: &str, session: Option<SessionId>) -> Response {
+    let mut document = json!({
+        "type": "about:blank",
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    if let (Some(session), Some(fields)) = (session, document.as_object_mut()) {
+        fields.insert("session".to_owned(), json!(session.0));
+    }
+    let mut response = Response::new(Body::from(document.to_string()));
+    *response.status_mut() = status;
+    let content_type = HeaderValue::from_static("application/problem+json");
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
