@@ -5,13 +5,45 @@ use septet_engine::config::diagnostic::Severity;
 
 use crate::script::{ScriptKind, check_script};
 
-/// Reports the syntax error of a script at its exact place; whether it is fine.
-pub(crate) fn script_problem(build: &mut Build<'_>, at: &[At<'_>], kind: ScriptKind, code: &str) -> bool {
-    let Err(error) = check_script(kind, code) else { return true };
-    let span = build.within(at, error.line, error.column);
+/// Reports the syntax error of a script at its exact place.
+pub(crate) fn script_problem(build: &mut Build<'_>, at: &[At<'_>], kind: ScriptKind, code: &str) {
+    script_problem_from(build, at, kind, code, (1, 1));
+}
+
+/// As [`script_problem`], for a script that begins at a line and column of its text.
+pub(crate) fn script_problem_from(
+    build: &mut Build<'_>,
+    at: &[At<'_>],
+    kind: ScriptKind,
+    code: &str,
+    (line, column): (usize, usize),
+) {
+    let Err(error) = check_script(kind, code) else { return };
+    let first = if error.line == 1 { column - 1 } else { 0 };
+    let span = build.within(at, line + error.line - 1, first + error.column);
     let text = format!("script: {} (line {}, column {} of the script)", error.text, error.line, error.column);
     build.report(Severity::Error, "S0301", span, text, None);
-    false
+}
+
+/// Reports an error at a key of the table at `at` (not at its value).
+pub(crate) fn key_problem(
+    build: &mut Build<'_>,
+    code: &'static str,
+    at: &[At<'_>],
+    key: &str,
+    text: impl Into<String>,
+    suggestion: Option<String>,
+) {
+    let mut node = build.node;
+    for step in at {
+        let next = match step {
+            At::Key(key) => node.get(key).map(|entry| &entry.node),
+            At::Index(index) => node.items().get(*index),
+        };
+        node = next.unwrap_or(node);
+    }
+    let span = node.get(key).map_or(node.span, |entry| entry.key_span);
+    build.report(Severity::Error, code, span, text, suggestion);
 }
 
 /// Whether `text` names a field of a record: `status`, `patient.mrn`. Text that looks like a mistaken HL7
@@ -24,7 +56,7 @@ pub(crate) fn field_path(text: &str) -> bool {
     };
     let segment = text.len() >= 3
         && text.bytes().take(3).all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
-        && !text.bytes().nth(3).is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        && !text.as_bytes().get(3).is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     !segment && text.split('.').all(legal)
 }
 

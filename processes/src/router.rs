@@ -22,7 +22,7 @@ use septet_hl7::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::check::{field_path, script_problem};
+use crate::check::{field_path, key_problem, script_problem};
 use crate::closure::{Closure, Gathered, Process, process_script};
 use crate::script::ScriptKind;
 use crate::script::engine::Limits;
@@ -188,10 +188,10 @@ fn build_rule(
     for (path, values) in rule.when.iter().flat_map(|when| when.iter()) {
         let at = [At::Key("rules"), At::Index(index), At::Key("when"), At::Key(path)];
         match path.parse::<Path>() {
-            Ok(parsed) if !parsed.groups().is_empty() => group_path(build, &at),
+            Ok(parsed) if !parsed.groups().is_empty() => group_path(build, &key("when"), path),
             Ok(_) => {}
             Err(_) if field_path(path) => {}
-            Err(error) => build.error("S0310", &at, error.to_string(), None),
+            Err(error) => key_problem(build, "S0213", &key("when"), path, error.to_string(), None),
         }
         if values.0.is_empty() {
             build.error("S0320", &at, "an empty list of values never matches", None);
@@ -372,7 +372,7 @@ impl Condition {
             let Some(path) = &self.path else { return false };
             if !path.is_multiple() {
                 let value = message.get(path);
-                return self.values.iter().any(|wanted| *wanted == value);
+                return self.values.contains(&value);
             }
             return message.all(path).iter().any(|value| self.values.contains(value));
         }

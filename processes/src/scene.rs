@@ -261,7 +261,7 @@ impl<'s, 'js> Scene<'s, 'js> {
     /// What a transform made, as a value.
     pub(crate) fn made_value(&self, made: Made, at: &str) -> Result<Value<'js>, Raised> {
         self.guarded(at, || match made {
-            Made::Record(record) => self.helpers.from_json(&record.fields),
+            Made::Record(record) => self.helpers.json_value(&record.fields),
             Made::Hl7(message) => message_value(&self.cx, message, Origin::Own, true),
         })
     }
@@ -344,14 +344,14 @@ impl<'s, 'js> Scene<'s, 'js> {
             return self.set_hl7((source, message), target, field_name, from, at);
         };
         let value = match from {
-            Source::Constant(value) => self.guarded(at, || self.helpers.from_json(value))?,
+            Source::Constant(value) => self.guarded(at, || self.helpers.json_value(value))?,
             Source::Expression(script) => self.run(*script, Some((source, target)), &[])?,
             Source::Path(path) => {
                 let kind = self.stage.types.get(to).and_then(|declared| {
                     declared.fields.iter().find(|(name, _)| name == field_name).map(|(_, field)| field.kind)
                 });
                 match self.at_path((source, message), path, kind, at)? {
-                    Some(json) => self.guarded(at, || self.helpers.from_json(&json))?,
+                    Some(json) => self.guarded(at, || self.helpers.json_value(&json))?,
                     None => return Ok(()),
                 }
             }

@@ -2,14 +2,14 @@
 //! target starts as a copy of the source. `set` fills fields in file order, `code` comes after, and what
 //! comes out is checked against its type.
 
-use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::{SetValue, Transform};
 use septet_engine::record::{FieldType, MessageType};
 use septet_hl7::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::check::{field_path, script_problem};
+use crate::check::{field_path, key_problem, script_problem};
 use crate::script::ScriptKind;
 
 /// A transform of a stored definition.
@@ -62,18 +62,19 @@ impl TransformDef {
     }
 }
 
-/// Checks one `[transforms.NAME]`: its type, its paths and fields, its scripts.
+/// Checks one `[transforms.NAME]`: its paths and fields, its scripts. (That type and fields are declared is
+/// checked with the declarations themselves.)
 pub fn check_transform(build: &mut Build<'_>, _name: &str, transform: &Transform) {
     let names = build.names;
     let declared = match &transform.to {
-        Some(to) if build.message_type(&["to".into()], to) => names.types.get(to),
-        _ => None,
+        Some(to) => names.types.get(to),
+        None => None,
     };
     for (target, value) in &transform.set {
         let at = [At::Key("set"), At::Key(target)];
         match (&transform.to, declared) {
-            (None, _) => check_target_path(build, &at, target),
-            (Some(_), Some(declared)) => check_target_field(build, &at, target, declared),
+            (None, _) => check_target_path(build, target),
+            (Some(_), Some(declared)) => check_target_field(build, target, declared),
             (Some(_), None) => {}
         }
         match value {
@@ -93,46 +94,44 @@ pub fn check_transform(build: &mut Build<'_>, _name: &str, transform: &Transform
     }
 }
 
-fn check_target_path(build: &mut Build<'_>, at: &[At<'_>], target: &str) {
-    match target.parse::<Path>() {
-        Err(error) => build.error("S0310", at, error.to_string(), None),
-        Ok(path) if !path.groups().is_empty() => group_path(build, at),
+fn check_target_path(build: &mut Build<'_>, target: &str) {
+    let text = match target.parse::<Path>() {
+        Err(error) => error.to_string(),
+        Ok(path) if !path.groups().is_empty() => return group_path(build, &["set".into()], target),
         Ok(path) if path.field().is_none() => {
-            let text = format!("{target} is a whole segment; set takes fields, as in {target}-1");
-            build.error("S0310", at, text, None);
+            format!("{target} is a whole segment; set takes fields, as in {target}-1")
         }
-        Ok(_) => {}
-    }
+        Ok(_) => return,
+    };
+    key_problem(build, "S0213", &["set".into()], target, text, None);
 }
 
-fn check_target_field(build: &mut Build<'_>, at: &[At<'_>], target: &str, declared: &MessageType) {
-    let (first, below) = target.split_once('.').unwrap_or((target, ""));
-    let Some((_, field)) = declared.fields.iter().find(|(name, _)| name == first) else {
-        let suggestion = did_you_mean(first, declared.fields.iter().map(|(name, _)| name.as_str()));
-        build.error("S0311", at, format!("{} has no field {first}", declared.name), suggestion);
-        return;
-    };
-    if !below.is_empty() && !matches!(field.kind, FieldType::Object | FieldType::Any) {
-        let text =
-            format!("{}.{first} is a {}: nothing can be set below it", declared.name, field.kind.name());
-        build.error("S0311", at, text, None);
+/// What stands below a field; that the field itself is declared is checked with all declarations.
+fn check_target_field(build: &mut Build<'_>, target: &str, declared: &MessageType) {
+    let Some((first, _)) = target.split_once('.') else { return };
+    let Some((_, field)) = declared.fields.iter().find(|(name, _)| name == first) else { return };
+    if !matches!(field.kind, FieldType::Object | FieldType::Any) {
+        let text = format!("{}.{first} is {}: nothing can be set below it", declared.name, field.kind.name());
+        key_problem(build, "S0216", &["set".into()], target, text, None);
     }
 }
 
 fn check_source(build: &mut Build<'_>, at: &[At<'_>], path: &str) {
     match path.parse::<Path>() {
-        Ok(path) if !path.groups().is_empty() => group_path(build, at),
+        Ok(path) if !path.groups().is_empty() => group_path(build, at, ""),
         Ok(_) => {}
         Err(_) if field_path(path) => {}
         Err(error) => {
             let suggestion =
                 "set takes a path; a constant is { value = \"…\" }, an expression { expr = \"…\" }";
-            build.error("S0310", at, error.to_string(), Some(suggestion.into()));
+            build.error("S0213", at, error.to_string(), Some(suggestion.into()));
         }
     }
 }
 
-pub(crate) fn group_path(build: &mut Build<'_>, at: &[At<'_>]) {
+/// Reports a path through groups, at a key of the table at `at`, or at the value there.
+pub(crate) fn group_path(build: &mut Build<'_>, at: &[At<'_>], key: &str) {
     let text = "paths through groups need the message's structure, which is not known here";
-    build.error("S0310", at, text, Some("write the segment alone, for example OBX[2]-5".into()));
+    let suggestion = Some("write the segment alone, for example OBX[2]-5".into());
+    key_problem(build, "S0213", at, key, text, suggestion);
 }

@@ -239,8 +239,11 @@ impl Editor {
             kept_end: 0..0,
         };
         // The last segment keeps its own line end, where it has one; what follows that (blank lines) stays last.
-        let own = self.lines.last().map_or(0, |last| self.own_end(last));
-        if let Some(last) = self.lines.last_mut() {
+        // A removed segment took its line end along: the one before it counts.
+        let at = self.lines.iter().rposition(|line| !matches!(line.content, Content::Removed));
+        let at = at.unwrap_or_default();
+        let own = self.lines.get(at).map_or(0, |last| self.own_end(last));
+        if let Some(last) = self.lines.get_mut(at) {
             let split = last.kept_end.start + own;
             line.kept_end = split..last.kept_end.end;
             last.kept_end.end = split;
@@ -249,7 +252,7 @@ impl Editor {
                 _ => line.written_end = self.line_end,
             }
         }
-        self.lines.push(line);
+        self.lines.insert((at + 1).min(self.lines.len()), line);
         self.touched = true;
         Ok(())
     }

@@ -199,6 +199,25 @@ pub const CODES: &[Code] = &[
     ),
     code("S0217", "target twice", "An item is named twice among the targets.", "Remove one."),
     code(
+        "S0301",
+        "script error",
+        "A script is no JavaScript. Expressions stand in if, while, with, from, case, reply, throw, foreach, assign and { expr }; statements in code.",
+        "Correct it at the place named; there is no await, and no I/O.",
+    ),
+    code("S0312", "empty transform", "A transform has neither set nor code.", "Say what it sets."),
+    code(
+        "S0320",
+        "a rule that cannot be used",
+        "A rule of a router has no condition, an empty list of values, the same target twice, or a reply_from that it does not send to.",
+        "Correct the rule; when = {} always matches.",
+    ),
+    code(
+        "S0330",
+        "a step that cannot be used",
+        "A step of a flow is a table with one verb and the keys of that verb.",
+        "See septet doc flow for the verbs and their keys.",
+    ),
+    code(
         "S0331",
         "a URL that cannot be used",
         "The URL of an operation must be http or https with a host, without user name, password or fragment, and its host cannot come from the message.",

@@ -115,7 +115,9 @@ fn check_fields(entry: &Entry, transform: &Transform, types: &MessageTypes, repo
         report.error("S0202", place, format!("message type {to} is not declared"), suggestion);
         return;
     };
-    let known = |name: &str| declared.fields.iter().any(|(field, _)| field == name);
+    // What stands below a field (`patient.name`) is for the class to check.
+    let top = |set: &str| set.split('.').next().unwrap_or(set).to_owned();
+    let known = |name: &str| declared.fields.iter().any(|(field, _)| *field == top(name));
     for set in entry.node.get("set").map(|set| set.node.entries()).unwrap_or_default() {
         if !known(&set.key) {
             let suggestion = did_you_mean(&set.key, declared.fields.iter().map(|(field, _)| field.as_str()));
@@ -124,7 +126,7 @@ fn check_fields(entry: &Entry, transform: &Transform, types: &MessageTypes, repo
     }
     if transform.code.is_none() {
         for (field, declared) in &declared.fields {
-            if !declared.optional && !transform.set.iter().any(|(set, _)| set == field) {
+            if !declared.optional && !transform.set.iter().any(|(set, _)| top(set) == *field) {
                 let text = format!("{to}.{field} is required, and nothing sets it");
                 report.warning("S0405", entry.node.span, text, None);
             }

@@ -8,7 +8,7 @@ use septet_engine::id::ItemName;
 use septet_engine::registry::Facts;
 
 use super::definition::{Act, Handler, Op, Payload, Piece, Place, Program};
-use crate::check::script_problem;
+use crate::check::{key_problem, script_problem_from};
 use crate::closure::{Gathered, process_script};
 use crate::script::compile::is_variable;
 use crate::script::{RESERVED, ScriptKind};
@@ -95,6 +95,11 @@ impl<'a> Reader<'_, '_, 'a> {
         self.build.error("S0330", &self.at, text, suggestion);
     }
 
+    /// At a key of the table we are in.
+    fn key_error(&mut self, key: &str, text: impl Into<String>, suggestion: Option<String>) {
+        key_problem(self.build, "S0330", &self.at, key, text, suggestion);
+    }
+
     fn within<T>(&mut self, step: impl Into<At<'a>>, work: impl FnOnce(&mut Self) -> T) -> T {
         self.at.push(step.into());
         let done = work(self);
@@ -154,17 +159,18 @@ impl<'a> Reader<'_, '_, 'a> {
 
     fn script(&mut self, kind: ScriptKind, node: &'a Node) -> Option<usize> {
         let code = self.text(node)?;
-        self.script_text(kind, code)
+        Some(self.script_text(kind, code, (1, 1)))
     }
 
-    fn script_text(&mut self, kind: ScriptKind, code: &str) -> Option<usize> {
-        script_problem(self.build, &self.at, kind, code);
+    /// A script that begins at a line and column of the value we are at.
+    fn script_text(&mut self, kind: ScriptKind, code: &str, begins: (usize, usize)) -> usize {
+        script_problem_from(self.build, &self.at, kind, code, begins);
         let key = match self.at.last() {
             Some(At::Key(key)) if !self.verb.starts_with(key) => format!(", {key}"),
             _ => String::new(),
         };
         let place = format!("{} ({}{key})", self.step, self.verb);
-        Some(self.gathered.script(process_script(kind, &self.variables, code, &place)))
+        self.gathered.script(process_script(kind, &self.variables, code, &place))
     }
 
     fn expression(&mut self, node: &'a Node) -> Option<usize> {
@@ -172,15 +178,12 @@ impl<'a> Reader<'_, '_, 'a> {
     }
 
     /// `context.…` or `state.…`.
-    fn place(&mut self, text: &str) -> Option<Place> {
+    fn place(&mut self, text: &str) -> Result<Place, String> {
         let mut parts = text.split('.');
         let state = match parts.next() {
             Some("context") => false,
             Some("state") => true,
-            _ => {
-                self.error(format!("{text} is neither context.… nor state.…"), None);
-                return None;
-            }
+            _ => return Err(format!("{text} is neither context.… nor state.…")),
         };
         let keys: Vec<String> = parts.map(str::to_owned).collect();
         let legal = |key: &String| {
@@ -189,18 +192,17 @@ impl<'a> Reader<'_, '_, 'a> {
                 && key.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '$'))
         };
         if keys.is_empty() || !keys.iter().all(legal) {
-            self.error(format!("{text} names no place; write for example context.result"), None);
-            return None;
+            return Err(format!("{text} names no place; write for example context.result"));
         }
         self.gathered.uses_state |= state;
-        Some(Place { state, keys })
+        Ok(Place { state, keys })
     }
 
     fn place_at(&mut self, key: &'static str, step: &'a Node) -> Option<Place> {
         let node = &step.get(key)?.node;
         self.within(key, |r| {
             let text = r.text(node)?;
-            r.place(text)
+            r.place(text).map_err(|text| r.error(text, None)).ok()
         })
     }
 
@@ -297,7 +299,7 @@ impl<'a> Reader<'_, '_, 'a> {
             if key != verb && key != "compensate" && !allowed.contains(&key) {
                 let known = allowed.iter().copied().chain(["compensate"]);
                 let suggestion = did_you_mean(key, known).or_else(|| keys_of(verb, allowed));
-                self.within(key, |r| r.error(format!("{verb} has no key {key}"), suggestion));
+                self.key_error(key, format!("{verb} has no key {key}"), suggestion);
             }
         }
         let Some(value) = step.get(verb).map(|entry| &entry.node) else { return };
@@ -308,7 +310,7 @@ impl<'a> Reader<'_, '_, 'a> {
         self.verb(verb, step, value);
         if let Some(entry) = step.get("compensate") {
             if self.scopes == 0 {
-                self.within("compensate", |r| r.error("compensate has a meaning only inside a scope", None));
+                self.key_error("compensate", "compensate has a meaning only inside a scope", None);
             }
             self.compensation(&entry.node);
         }
@@ -322,7 +324,7 @@ impl<'a> Reader<'_, '_, 'a> {
         });
         match near {
             Some((key, suggestion)) => {
-                self.within(key, |r| r.error(format!("there is no step {key}"), Some(suggestion)));
+                self.key_error(key, format!("there is no step {key}"), Some(suggestion))
             }
             None => {
                 let all = verbs().collect::<Vec<_>>().join(", ");
@@ -379,13 +381,11 @@ impl<'a> Reader<'_, '_, 'a> {
             return;
         }
         for entry in value.entries() {
-            self.within(entry.key.as_str(), |r| {
-                let into = r.place(&entry.key);
-                let script = r.expression(&entry.node);
-                if let (Some(into), Some(script)) = (into, script) {
-                    r.push(Act::Assign { into, script });
-                }
-            });
+            let into = self.place(&entry.key).map_err(|text| self.key_error(&entry.key, text, None)).ok();
+            let script = self.within(entry.key.as_str(), |r| r.expression(&entry.node));
+            if let (Some(into), Some(script)) = (into, script) {
+                self.push(Act::Assign { into, script });
+            }
         }
     }
 
@@ -453,7 +453,7 @@ impl<'a> Reader<'_, '_, 'a> {
             let key = entry.key.as_str();
             if !known.contains(&key) && !key.starts_with("x-") {
                 let suggestion = did_you_mean(key, known.iter().copied());
-                self.within(key, |r| r.error(format!("there is no key {key} here"), suggestion));
+                self.key_error(key, format!("there is no key {key} here"), suggestion);
             }
         }
     }
@@ -512,7 +512,7 @@ impl<'a> Reader<'_, '_, 'a> {
             })
         });
         if step.get("on_timeout").is_some() && timeout.is_none() {
-            self.within("on_timeout", |r| r.error("on_timeout needs timeout", None));
+            self.key_error("on_timeout", "on_timeout needs timeout", None);
         }
         let own = step.get("name").and_then(|entry| self.within("name", |r| r.text(&entry.node)));
         let Some(target) = target else { return };
@@ -616,9 +616,8 @@ impl<'a> Reader<'_, '_, 'a> {
             return;
         }
         self.facts.waits = true;
-        if let Some(script) = self.script_text(ScriptKind::Expression, text) {
-            self.push(Act::DelayUntil { script });
-        }
+        let script = self.script_text(ScriptKind::Expression, text, (1, 1));
+        self.push(Act::DelayUntil { script });
     }
 
     fn message(&mut self, verb: &str, value: &'a Node) {
@@ -630,8 +629,12 @@ impl<'a> Reader<'_, '_, 'a> {
                 for part in parts {
                     match part {
                         Part::Text(text) => pieces.push(Piece::Text(text)),
-                        Part::Code(code) => {
-                            pieces.extend(self.script_text(ScriptKind::Expression, code).map(Piece::Script));
+                        Part::Code(code, at) => {
+                            let before = template.get(..at).unwrap_or_default();
+                            let line = before.matches('\n').count() + 1;
+                            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+                            let script = self.script_text(ScriptKind::Expression, code, (line, column));
+                            pieces.push(Piece::Script(script));
                         }
                     }
                 }
@@ -719,7 +722,8 @@ fn keys_of(verb: &str, allowed: &[&str]) -> Option<String> {
 
 enum Part<'t> {
     Text(String),
-    Code(&'t str),
+    /// With the byte where it begins.
+    Code(&'t str, usize),
 }
 
 /// Splits `text with {expr}` at its braces; `{{` and `}}` are single braces, braces and quotes inside an
@@ -756,7 +760,7 @@ fn split(template: &str) -> Result<Vec<Part<'_>>, String> {
                 if !text.is_empty() {
                     parts.push(Part::Text(std::mem::take(&mut text)));
                 }
-                parts.push(Part::Code(code));
+                parts.push(Part::Code(code, at + 1));
             }
             '}' => return Err("a brace in this text was not opened".into()),
             c => text.push(c),

@@ -92,8 +92,16 @@ pub(crate) struct Call {
     pub(crate) leave: bool,
     /// A thread waits for it; otherwise it is asynchronous.
     pub(crate) waited: bool,
-    /// It is answered: with a fault, or well.
-    pub(crate) done: Option<Option<Raised>>,
+    /// How it ended, once it has.
+    pub(crate) done: Option<Answer>,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Answer {
+    Well,
+    Fault(Raised),
 }
 
 /// An instance on disk.

@@ -15,7 +15,7 @@ use septet_engine::fault::Fault;
 use septet_engine::process::{Effect, Input, Next};
 
 use super::definition::{Act, Payload, Piece, Place, Program};
-use super::instance::{Call, Registered, Scope, Stored, Thread, Unwinding, Wait};
+use super::instance::{Answer, Call, Registered, Scope, Stored, Thread, Unwinding, Wait};
 use crate::scene::{MAX_KEPT, Scene};
 use crate::script::engine::thrown_value;
 use crate::script::hl7_value::Origin;
@@ -241,7 +241,7 @@ impl<'js> Machine<'_, '_, 'js> {
             };
         }
         if let Some(call) = self.calls.get_mut(&number) {
-            call.done = Some(outcome);
+            call.done = Some(outcome.map_or(Answer::Well, Answer::Fault));
             call.timer = None;
         }
         let syncing: Vec<u32> = self
@@ -333,12 +333,12 @@ impl<'js> Machine<'_, '_, 'js> {
                 None => open += 1,
             }
         }
-        if open > 0 && !(any && !done.is_empty()) {
+        if open > 0 && (!any || done.is_empty()) {
             return None;
         }
         let mut outcome = Ok(());
         for number in done {
-            if let Some(Some(Some(raised))) = self.calls.remove(&number).map(|call| call.done)
+            if let Some(Some(Answer::Fault(raised))) = self.calls.remove(&number).map(|call| call.done)
                 && outcome.is_ok()
             {
                 outcome = Err(raised);

@@ -28,7 +28,7 @@ impl JsonSchema for Steps {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "array",
-            "items": { "type": "object", "additionalProperties": true },
+            "items": true,
             "description": "Steps, each a table with one verb: assign, if, switch, foreach, while, call, sync, \
                 parallel, transform, code, send, delay, alert, trace, reply, throw, scope."
         })

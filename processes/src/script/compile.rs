@@ -170,7 +170,7 @@ fn within(code: &str, line: usize, column: usize, text: String) -> ScriptError {
         Some((line, column)) => ScriptError { line, column, text },
         None => {
             let (line, column) = position(code, code.trim_end().len());
-            ScriptError { line, column, text: format!("the script ends too early or too late: {text}") }
+            ScriptError { line, column, text: format!("something is missing or too much up to here: {text}") }
         }
     }
 }

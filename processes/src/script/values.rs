@@ -153,7 +153,7 @@ impl<'js> Helpers<'js> {
     }
 
     /// JSON as a plain value; secrets in it are opaque.
-    pub(crate) fn from_json(&self, json: &Json) -> Result<Value<'js>> {
+    pub(crate) fn json_value(&self, json: &Json) -> Result<Value<'js>> {
         self.record.call((json.to_string(),))
     }
 

@@ -95,6 +95,20 @@ fn added_segments_take_the_line_ends_of_the_message() {
 }
 
 #[test]
+fn a_segment_added_after_the_last_was_removed_stands_in_its_place() {
+    for (base, expect) in [
+        ("MSH|^~\\&|A\rPID|1\rOBX|1\r", "MSH|^~\\&|A\rPID|1\rNTE|1\r"),
+        ("MSH|^~\\&|A\rPID|1\rOBX|1", "MSH|^~\\&|A\rPID|1\rNTE|1\r"),
+        ("MSH|^~\\&|A\nPID|1\nOBX|1\n\n", "MSH|^~\\&|A\nPID|1\nNTE|1\n\n"),
+    ] {
+        let mut editor = message(base).edit();
+        editor.remove(&path("OBX")).unwrap();
+        editor.append_segment(b"NTE|1").unwrap();
+        assert_eq!(text(&editor.finish()), expect);
+    }
+}
+
+#[test]
 fn what_is_at_a_path_is_removed() {
     check(|e| e.remove(&path("PID-3")), &["PID|1||||Doe^John"]);
     check(|e| e.remove(&path("PID-3[1]")), &["PID|1||456||Doe^John"]);
