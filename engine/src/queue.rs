@@ -187,6 +187,16 @@ impl Queue {
         waiting
     }
 
+    /// Every waiting retry may run at once; gives those that had to wait.
+    pub fn hurry(&mut self) -> Vec<MessageId> {
+        let waits = |slot: &&Slot| slot.state == State::Waiting && slot.not_before.is_some();
+        let waiting: Vec<MessageId> = self.slots.values().filter(waits).map(|slot| slot.id).collect();
+        for id in &waiting {
+            self.put_back(*id, None);
+        }
+        waiting
+    }
+
     /// When the next waiting retry may run, if that is what the queue waits for.
     pub fn next_due(&self) -> Option<Timestamp> {
         if !self.has_room() {
@@ -576,6 +586,22 @@ mod tests {
         assert_eq!(take(&mut queue, 5), [1]);
         queue.finish(MessageId(1));
         assert_eq!(take(&mut queue, 5), [3]);
+    }
+
+    #[test]
+    fn hurrying_lets_every_retry_run_at_once() {
+        for ordered in [false, true] {
+            let mut queue = queue(4, ordered, OnSuspend::HoldKey);
+            push(&mut queue, 1, &[10]);
+            push(&mut queue, 2, &[20]);
+            assert_eq!(take(&mut queue, 0), [1, 2]);
+            queue.put_back(MessageId(2), Some(at(60)));
+            queue.put_back(MessageId(1), Some(at(60)));
+            assert_eq!(take(&mut queue, 1), [0; 0]);
+            assert_eq!(queue.hurry(), [MessageId(1), MessageId(2)]);
+            assert_eq!(take(&mut queue, 1), [1, 2]);
+            assert!(queue.hurry().is_empty());
+        }
     }
 
     #[test]

@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use crate::body::Body;
 use crate::config::plan::{ItemPlan, Plan};
 use crate::director::extract::Extract;
+use crate::director::instance::Waiting;
 use crate::fault::Fault;
 use crate::header::{Header, ReplyTo, Status};
-use crate::host::Runtime;
+use crate::host::{Keep, KeepFamily, Runtime};
 use crate::id::{ItemName, MessageId};
 use crate::store::Store;
 use crate::token::SharedTokens;
@@ -140,6 +141,21 @@ impl Core {
 
     pub(super) fn replace_directory(&self, directory: Arc<Directory>) {
         *self.directory.write().unwrap_or_else(PoisonError::into_inner) = directory;
+    }
+
+    /// Removes definitions that no waiting instance runs any more. Called before anything runs.
+    pub(super) async fn forget_definitions(&self) {
+        let instances = self.store.scan(KeepFamily::Instance, "");
+        let running = instances.iter().filter_map(|(_, kept)| Some(Waiting::decode(kept)?.definition));
+        let running: HashSet<String> = running.collect();
+        for (hash, _) in self.store.scan(KeepFamily::Definition, "") {
+            if !running.contains(&hash)
+                && let Err(failed) = self.store.put(KeepFamily::Definition, &hash, None).await
+            {
+                tracing::warn!(error = %failed, "an unused definition could not be removed");
+                return;
+            }
+        }
     }
 
     // --- services that wait ---

@@ -15,7 +15,6 @@ use crate::director::items::{Control, Item};
 use crate::director::lanes::Lanes;
 use crate::director::{ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError};
 use crate::director::{orphans, watch};
-use crate::event::{Level, NewEvent};
 use crate::host::{Keep, KeepFamily};
 use crate::id::ItemName;
 use crate::process::LaneServices;
@@ -66,6 +65,7 @@ impl Engine {
             watching: CancellationToken::new(),
             reloading: tokio::sync::Mutex::default(),
         };
+        running.core.forget_definitions().await;
         let found = orphans::find(&store, &plan);
         orphans::check(&found, &plan, &orphans)?;
         orphans::resolve(&running.core, &found, &orphans).await?;
@@ -198,8 +198,8 @@ impl Engine {
             let text = format!("{} is disabled in the production file", item.name());
             return Err(ControlError::NotAllowed(text));
         }
-        self.remember(&item, Control::Run, who, "start").await?;
-        item.start().await;
+        self.remember(&item, Control::Run).await?;
+        item.start(who).await;
         Ok(())
     }
 
@@ -210,8 +210,8 @@ impl Engine {
             let text = format!("{} is disabled in the production file", item.name());
             return Err(ControlError::NotAllowed(text));
         }
-        self.remember(&item, Control::Stopped, who, "stop").await?;
-        item.stop(ItemState::Stopped, self.plan().production.shutdown_timeout).await;
+        self.remember(&item, Control::Stopped).await?;
+        item.stop(who, self.plan().production.shutdown_timeout).await;
         Ok(())
     }
 
@@ -222,28 +222,18 @@ impl Engine {
             let text = format!("{item} is disabled in the production file");
             return Err(ControlError::NotAllowed(text));
         }
-        self.remember(&found, Control::Run, who, "restart").await?;
-        found.stop(ItemState::Stopped, self.plan().production.shutdown_timeout).await;
-        found.start().await;
+        self.remember(&found, Control::Run).await?;
+        found.stop(who, self.plan().production.shutdown_timeout).await;
+        found.start(who).await;
         Ok(())
     }
 
-    async fn remember(
-        &self,
-        item: &Item,
-        control: Control,
-        who: Option<&str>,
-        order: &str,
-    ) -> Result<(), ControlError> {
-        let store = &self.0.core.store;
-        let unavailable = |failed: crate::store::StoreFailed| ControlError::Unavailable(failed.to_string());
-        let value = control.value();
-        store.put(KeepFamily::ItemControl, item.name().as_str(), value).await.map_err(unavailable)?;
-        if let Some(who) = who {
-            let kind = if control == Control::Run { "item.started" } else { "item.stopped" };
-            let event = NewEvent::new(Level::Info, kind, format!("{order} asked for by an operator"));
-            store.log(event.item(item.name()).who(who));
+    async fn remember(&self, item: &Item, control: Control) -> Result<(), ControlError> {
+        let (store, name, value) = (&self.0.core.store, item.name().as_str(), control.value());
+        if store.get(KeepFamily::ItemControl, name) == value {
+            return Ok(());
         }
-        Ok(())
+        let kept = store.put(KeepFamily::ItemControl, name, value).await;
+        kept.map_err(|failed| ControlError::Unavailable(failed.to_string()))
     }
 }

@@ -2,7 +2,6 @@
 //! search keys, its findings and whatever the service keeps with it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +15,7 @@ use crate::event::{Level, NewEvent};
 use crate::header::{Header, ReplyTo, Status};
 use crate::host::{Accepted, Inbound, Intake, Pending, Refused, ServiceReply};
 use crate::id::{ItemName, MessageId};
-use crate::store::{Class, Committed, Conflict, Op, Receipt, Store, StoreFailed, Unavailable};
+use crate::store::{Class, Committed, Conflict, Op, Receipt, Store, StoreFailed};
 
 /// The intake of one running service.
 #[derive(Debug)]
@@ -25,13 +24,11 @@ pub(super) struct Door {
     routed: Arc<Routed>,
     /// Cancelled when the service is stopped at its deadline: nobody waits for replies any more.
     ended: CancellationToken,
-    /// The last message was refused for want of room: the next one taken says that it is over.
-    refusing: AtomicBool,
 }
 
 impl Door {
     pub(super) fn new(core: Arc<Core>, routed: Arc<Routed>, ended: CancellationToken) -> Self {
-        Door { core, routed, ended, refusing: AtomicBool::new(false) }
+        Door { core, routed, ended }
     }
 
     fn name(&self) -> &ItemName {
@@ -66,13 +63,7 @@ impl Intake for Door {
         let size = inbound.body.size() as u64;
         let permit = match store.reserve(Class::Ingest, size).await {
             Ok(permit) => permit,
-            Err(refused) => {
-                self.refusing.store(true, Ordering::Relaxed);
-                return Err(Refused::Unavailable(match refused {
-                    Unavailable::Full => "the disk is full".to_owned(),
-                    Unavailable::Failed(failed) => failed.to_string(),
-                }));
-            }
+            Err(refused) => return Err(Refused::Unavailable(refused.to_string())),
         };
 
         let mut draft = Draft::new(&self.core);
@@ -142,7 +133,6 @@ impl Intake for Door {
         // New headers have no guards, so this cannot conflict; if it did, nothing has been taken.
         let committed =
             draft.submit(permit).map_err(|conflict: Conflict| Refused::Unavailable(conflict.to_string()))?;
-        self.refusing.store(false, Ordering::Relaxed);
         match inbound.reject {
             Some(_) => self.routed.meters.errors.increment(1),
             None => self.routed.meters.received.increment(1),

@@ -85,12 +85,15 @@ impl Control {
 #[derive(Debug)]
 pub(super) enum Order {
     /// Run, whatever stopped it.
-    Start(oneshot::Sender<()>),
-    /// Finish work in flight within the time, then rest in this state.
-    Stop(ItemState, Duration, oneshot::Sender<()>),
+    Start(By, oneshot::Sender<()>),
+    /// Finish work in flight within the time, then rest.
+    Stop(By, Duration, oneshot::Sender<()>),
     /// Finish work in flight within the time, then end the supervisor.
     End(Duration, oneshot::Sender<()>),
 }
+
+/// The account that gave an order.
+type By = Option<String>;
 
 /// A handle on one item. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -131,6 +134,7 @@ impl Item {
             fault: fault.clone(),
             orders: receiver,
             prepared,
+            started_by: None,
         };
         tokio::spawn(supervisor.run(resting));
         Item { routed: routed.clone(), state, orders, fault }
@@ -155,13 +159,13 @@ impl Item {
         settled.map_or(ItemState::Stopped, |state| *state)
     }
 
-    pub(super) async fn start(&self) {
-        self.order(Order::Start).await;
+    pub(super) async fn start(&self, who: Option<&str>) {
+        self.order(|done| Order::Start(who.map(str::to_owned), done)).await;
         self.settled().await;
     }
 
-    pub(super) async fn stop(&self, rest: ItemState, within: Duration) {
-        self.order(|done| Order::Stop(rest, within, done)).await;
+    pub(super) async fn stop(&self, who: Option<&str>, within: Duration) {
+        self.order(|done| Order::Stop(who.map(str::to_owned), within, done)).await;
     }
 
     pub(super) async fn end(&self, within: Duration) {
@@ -270,6 +274,8 @@ struct Supervisor {
     fault: Arc<Mutex<Option<String>>>,
     orders: mpsc::Receiver<Order>,
     prepared: Option<Prepared>,
+    /// Who asked for the start that is under way.
+    started_by: By,
 }
 
 /// What a supervisor does next.
@@ -289,8 +295,10 @@ impl Supervisor {
         self.state.send_replace(state);
     }
 
-    fn log(&self, level: Level, kind: &'static str, text: impl Into<String>) {
-        self.core.store.log(NewEvent::new(level, kind, text).item(self.name()));
+    fn log(&self, kind: &'static str, text: &str, who: By) {
+        tracing::info!(item = %self.name(), "{text}");
+        let event = NewEvent::new(Level::Info, kind, text).item(self.name());
+        self.core.store.log(NewEvent { who, ..event });
     }
 
     async fn run(mut self, resting: Option<ItemState>) {
@@ -352,15 +360,16 @@ impl Supervisor {
     fn obey_idle(&mut self, order: Option<Order>) -> Next {
         let (next, done) = match order {
             None => return Next::End,
-            Some(Order::Start(done)) => {
+            Some(Order::Start(who, done)) => {
+                self.started_by = who;
                 // Whoever waits for the start sees that it has begun.
                 self.set(ItemState::Starting);
                 (Next::Run, done)
             }
-            Some(Order::Stop(rest, _, done)) => {
-                self.set(rest);
-                self.log(Level::Info, "item.stopped", "stopped");
-                (Next::Rest(rest), done)
+            Some(Order::Stop(who, _, done)) => {
+                self.set(ItemState::Stopped);
+                self.log("item.stopped", "stopped", who);
+                (Next::Rest(ItemState::Stopped), done)
             }
             Some(Order::End(_, done)) => {
                 self.set(ItemState::Stopped);
@@ -380,8 +389,11 @@ impl Supervisor {
         *lock(&self.fault) = None;
         let before = self.state.send_replace(ItemState::Running);
         match before {
-            ItemState::Faulted => self.log(Level::Info, "item.resumed", "runs again"),
-            _ => self.log(Level::Info, "item.started", "started"),
+            ItemState::Faulted => self.log("item.resumed", "runs again", None),
+            _ => {
+                let who = self.started_by.take();
+                self.log("item.started", "started", who);
+            }
         }
         let clock = self.core.store.clock().clone();
         let shutdown_timeout = self.core.directory().plan.production.shutdown_timeout;
@@ -390,22 +402,21 @@ impl Supervisor {
             let first = tokio::select! {
                 biased;
                 order = self.orders.recv() => {
-                    let (within, next, done) = match order {
-                        Some(Order::Start(done)) => {
+                    let (within, next, who, done) = match order {
+                        Some(Order::Start(_, done)) => {
                             let _ = done.send(());
                             continue;
                         }
-                        Some(Order::Stop(rest, within, done)) => (within, Next::Rest(rest), Some(done)),
-                        Some(Order::End(within, done)) => (within, Next::End, Some(done)),
-                        None => (Duration::ZERO, Next::End, None),
+                        Some(Order::Stop(who, within, done)) => {
+                            (within, Next::Rest(ItemState::Stopped), who, Some(done))
+                        }
+                        Some(Order::End(within, done)) => (within, Next::End, None, Some(done)),
+                        None => (Duration::ZERO, Next::End, None, None),
                     };
                     self.set(ItemState::Stopping);
                     run.drain(&self.core, within).await;
-                    self.log(Level::Info, "item.stopped", "stopped");
-                    self.set(match next {
-                        Next::Rest(state) => state,
-                        _ => ItemState::Stopped,
-                    });
+                    self.log("item.stopped", "stopped", who);
+                    self.set(ItemState::Stopped);
                     if let Some(done) = done {
                         let _ = done.send(());
                     }
@@ -418,7 +429,7 @@ impl Supervisor {
                     }
                     self.set(ItemState::Stopping);
                     run.drain(&self.core, shutdown_timeout).await;
-                    self.log(Level::Info, "item.stopped", "stopped by its schedule");
+                    self.log("item.stopped", "stopped by its schedule", None);
                     return Next::Run;
                 }
             };
@@ -444,6 +455,8 @@ impl Supervisor {
             Factory::Service(factory) => self.launch_service(&*factory).await,
             Factory::Operation(factory) => {
                 let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+                // A start tries at once, however long the next retry should have waited.
+                self.core.store.hurry(self.name());
                 let (core, routed) = (self.core.clone(), self.routed.clone());
                 let operation = Operation::new(core, routed, factory, stop.clone(), kill.clone());
                 let operation = Arc::new(operation);

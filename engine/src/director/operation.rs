@@ -150,7 +150,7 @@ impl Operation {
                 // The queue keeps one wake-up; there may be work for a second slot.
                 self.ready.notify_one();
             }
-            if delivery.overtakes {
+            if delivery.overtakes && delivery.header.attempts == 1 {
                 let text = "goes before a message that is suspended";
                 self.core.store.log(self.about(&delivery.header, Level::Info, "message.overtook", text));
             }
@@ -308,6 +308,9 @@ impl Operation {
             Action::Retry => match verdict.retry(header, &plan.common, draft.now) {
                 Retry::At(at, since) => {
                     self.routed.meters.retries.increment(1);
+                    if header.failing_since.is_none() {
+                        self.first_failure(&mut draft, header, verdict.fault.as_ref());
+                    }
                     draft.transition(Transition {
                         error: Some(verdict.fault),
                         attempts: Some(header.attempts),
@@ -392,6 +395,7 @@ impl Operation {
             return Some(End::Paused);
         }
         self.routed.meters.suspended.increment(1);
+        tracing::warn!(item = %self.name(), message = %header.id, "suspended: {fault}");
         let mut event = self.about(header, Level::Error, "message.suspended", fault.to_string());
         event.detail.clone_from(&fault.detail);
         draft.event(event);
@@ -409,6 +413,15 @@ impl Operation {
             attempts: Some(delivery.header.attempts),
             ..leased(delivery.lease, Status::Queued)
         });
+    }
+
+    /// Says why a message is retried: once for each run of its failures, not for each attempt.
+    fn first_failure(&self, draft: &mut Draft<'_>, header: &Header, fault: Option<&Fault>) {
+        let text = fault.map(Fault::to_string).unwrap_or_default();
+        tracing::warn!(item = %self.name(), message = %header.id, "retrying: {text}");
+        let mut event = self.about(header, Level::Warning, "item.error", format!("is retried: {text}"));
+        event.detail = fault.and_then(|fault| fault.detail.clone());
+        draft.event(event);
     }
 
     /// One alert per run of failures.

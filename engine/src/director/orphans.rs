@@ -75,7 +75,8 @@ pub(super) async fn resolve(
 async fn headers(core: &Core, name: &ItemName) -> Result<Vec<Header>, StartError> {
     let filter = MessageFilter {
         target: Some(name.as_str().to_owned()),
-        status: vec![Status::Queued, Status::Suspended],
+        // Delivered: an instance of a process that is gone.
+        status: vec![Status::Queued, Status::Delivered, Status::Suspended],
         ..MessageFilter::default()
     };
     let (mut headers, mut before) = (Vec::new(), None);
@@ -119,7 +120,10 @@ async fn settle(core: &Core, header: &Header, to: Option<&ItemName>) -> Result<(
             let mut moved = draft.leg(leg, placed.as_ref());
             moved.resent_from = Some(header.id);
             moved.keys = header.keys.clone();
-            moved.status = header.status;
+            moved.status = match header.status {
+                Status::Suspended => Status::Suspended,
+                _ => Status::Queued,
+            };
             moved.error = header.error.clone();
             draft.header(moved);
         }

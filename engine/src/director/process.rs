@@ -241,7 +241,7 @@ impl Driver {
             if taken.insert(instance) { batch.push(work) } else { later.push_back(work) }
         }
         for delivery in self.take(store::Lanes::Requests, room(&batch)) {
-            if delivery.overtakes {
+            if delivery.overtakes && delivery.header.attempts == 1 {
                 let (session, id) = (delivery.header.session, delivery.header.id);
                 let text = "goes before a message that is suspended";
                 let event = NewEvent::new(Level::Info, "message.overtook", text).item(self.name());

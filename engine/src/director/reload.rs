@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -18,6 +19,9 @@ use crate::director::{Orphans, StartError, orphans};
 use crate::event::{Level, NewEvent};
 use crate::id::ItemName;
 use crate::registry::{Factory, ItemKind};
+
+/// A start waits this long for items to bind; one that takes longer (a mount that hangs) goes on alone.
+const START_PATIENCE: Duration = Duration::from_secs(10);
 
 const OUT_ORDER: [ItemKind; 3] = [ItemKind::Service, ItemKind::Process, ItemKind::Operation];
 const IN_ORDER: [ItemKind; 3] = [ItemKind::Operation, ItemKind::Process, ItemKind::Service];
@@ -113,7 +117,14 @@ impl Engine {
                     Item::spawn(&self.0.core, &self.0.lanes, routed, prepared)
                 })
                 .collect();
-            join_all(spawned.iter().map(Item::settled)).await;
+            let clock = self.0.core.store.clock();
+            let settled = async |item: &Item| {
+                tokio::select! {
+                    _ = item.settled() => {}
+                    () = clock.sleep(START_PATIENCE) => {}
+                }
+            };
+            join_all(spawned.iter().map(settled)).await;
             let mut known = self.0.items.write().unwrap_or_else(PoisonError::into_inner);
             known.extend(spawned.into_iter().map(|item| (item.name().clone(), item)));
         }

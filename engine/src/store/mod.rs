@@ -313,6 +313,12 @@ impl Store {
         self.state().take(item, lanes, max, now)
     }
 
+    /// Lets waiting retries of an item be taken at once: it has been started, and a start tries at once.
+    pub fn hurry(&self, item: &ItemName) {
+        let ready = self.state().hurry(item);
+        notify(ready);
+    }
+
     /// When the next waiting retry of this item may run.
     pub fn next_due(&self, item: &ItemName) -> Option<Timestamp> {
         self.state().next_due(item)

@@ -143,6 +143,13 @@ impl Row {
         self.extra.as_ref().and_then(|extra| extra.next_attempt.time())
     }
 
+    /// Forgets that it must wait.
+    pub(super) fn hurry(&mut self) {
+        if let Some(extra) = &mut self.extra {
+            extra.next_attempt = Micros::NONE;
+        }
+    }
+
     /// Folds a transition; `at` is when it was submitted.
     pub(super) fn change(&mut self, change: &super::change::Move, sequence: u64, at: Timestamp) {
         let mut extra = self.extra.take().unwrap_or_default();

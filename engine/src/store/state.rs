@@ -304,6 +304,18 @@ impl State {
         Lease { id, generation: self.generation }
     }
 
+    /// Retries that wait may be taken at once.
+    pub(super) fn hurry(&mut self, name: &ItemName) -> Option<Arc<Notify>> {
+        let item = self.known_item_mut(name.as_str())?;
+        let (waiting, ready) = (item.queue.hurry(), item.ready.clone());
+        for id in waiting {
+            if let Some(row) = self.rows.get_mut(&id.0) {
+                row.hurry();
+            }
+        }
+        Some(ready)
+    }
+
     pub(super) fn next_due(&self, name: &ItemName) -> Option<Timestamp> {
         self.known_item(name.as_str())?.queue.next_due()
     }

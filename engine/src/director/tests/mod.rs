@@ -3,6 +3,7 @@
 
 mod control;
 mod delivery;
+mod durable;
 mod items;
 mod processes;
 mod scripted;
