@@ -340,12 +340,12 @@ pub(crate) fn unavailable(text: &str) -> Response {
 /// The answer to a body that was not read.
 pub(crate) fn unreadable(unread: Unread, limit: u64, cx: &ServiceContext) -> Response {
     let (status, text) = match unread {
-        Unread::TooLarge => {
+        Unread::TooLarge(_) => {
             let text = format!("the message is larger than {limit} bytes");
             cx.event(NewEvent::new(Level::Warning, "message.rejected", text.clone()));
             (StatusCode::PAYLOAD_TOO_LARGE, text)
         }
-        Unread::Timeout => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned()),
+        Unread::Timeout(_) => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned()),
         Unread::Broken => (StatusCode::BAD_REQUEST, "the body cannot be read".to_owned()),
     };
     closing(problem(status, &text, None))

@@ -4,6 +4,7 @@
 
 mod auth;
 pub mod hl7_common;
+pub mod hl7_http;
 pub mod hl7_mllp;
 pub mod http;
 pub mod listeners;
@@ -13,4 +14,4 @@ mod server_tls;
 use septet_engine::registry::ItemClass;
 
 /// The classes of services, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, http::CLASS];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, hl7_http::CLASS, http::CLASS];

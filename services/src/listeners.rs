@@ -387,16 +387,29 @@ async fn dispatch(
 
 // === Bodies ===
 
-/// Why a body was not read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a body was not read, with what there was of it. `Debug` shows no content.
+#[derive(Clone, PartialEq, Eq)]
 pub enum Unread {
-    /// Larger than the limit.
-    TooLarge,
-    /// It did not come in time.
-    Timeout,
+    /// Larger than the limit; its beginning.
+    TooLarge(Bytes),
+    /// It did not come in time; what had come.
+    Timeout(Bytes),
     /// The client hung up, or broke the transfer coding.
     Broken,
 }
+
+impl fmt::Debug for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Unread::TooLarge(_) => "TooLarge",
+            Unread::Timeout(_) => "Timeout",
+            Unread::Broken => "Broken",
+        })
+    }
+}
+
+/// How much of a body that is too large is kept: enough for the header of a message.
+const BEGINNING: usize = 4 << 10;
 
 /// Reads a body of at most `limit` bytes within `timeout`. The rest of a larger one is taken off the wire
 /// and dropped (as far as time and twice the limit allow), because a client that is still sending would see
@@ -413,11 +426,11 @@ pub async fn read_body(
         headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let announced: usize = announced.unwrap_or(0);
     if announced > limit && headers.contains_key(EXPECT) {
-        return Err(Unread::TooLarge);
+        return Err(Unread::TooLarge(Bytes::new()));
     }
+    let mut bytes = BytesMut::new();
     let read = async {
         let mut body = body;
-        let mut bytes = BytesMut::new();
         let mut size = 0usize;
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { return Err(Unread::Broken) };
@@ -427,15 +440,25 @@ pub async fn read_body(
                 bytes.extend_from_slice(&data);
             } else if size > limit.saturating_mul(2).max(16 << 20) {
                 break;
+            } else if bytes.len() > BEGINNING {
+                bytes = BytesMut::from(bytes.get(..BEGINNING).unwrap_or_default());
             } else {
-                bytes = BytesMut::new();
+                let room = BEGINNING - bytes.len();
+                bytes.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
             }
         }
-        if size > limit { Err(Unread::TooLarge) } else { Ok(bytes.freeze()) }
+        Ok(size > limit)
     };
-    tokio::select! {
-        read = read => read,
-        () = clock.sleep(timeout) => Err(if announced > limit { Unread::TooLarge } else { Unread::Timeout }),
+    let read = tokio::select! {
+        read = read => read.map(Some),
+        () = clock.sleep(timeout) => Ok(None),
+    };
+    match read {
+        Ok(Some(false)) => Ok(bytes.freeze()),
+        Ok(Some(true)) => Err(Unread::TooLarge(bytes.freeze())),
+        Ok(None) if announced > limit => Err(Unread::TooLarge(bytes.freeze())),
+        Ok(None) => Err(Unread::Timeout(bytes.freeze())),
+        Err(unread) => Err(unread),
     }
 }
 

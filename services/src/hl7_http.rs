@@ -1,0 +1,304 @@
+//! `type = "hl7.http"`: receives HL7 messages as HTTP requests and answers with the acknowledgement
+//! (CONTRACT §2.1, §2.3): 200 for AA and CA, 400 for AR and CR, 500 for AE and CE, 503 when nothing can be
+//! stored, always with the ack as body; 202 without a body for messages that are not answered.
+//!
+//! What is true for every HL7 service is in [`crate::hl7_common`], the listener in [`crate::listeners`].
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use schemars::JsonSchema;
+use septet_engine::body::HL7;
+use septet_engine::config::build::Build;
+use septet_engine::config::settings::ServerTls;
+use septet_engine::config::units::{ByteSize, DurationText, Listen};
+use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_hl7::ack::{AckCode, recover_header};
+use septet_oauth::Auth;
+use serde::Deserialize;
+
+use crate::auth::{self, Guard};
+use crate::hl7_common::{
+    AckMode, Answer, Arrival, BatchMode, DuplicatePolicy, Handled, Policy, Receiver, Validate,
+    WhenUnavailable, charset_setting,
+};
+use crate::http::{
+    check_limits, check_path, half_a_minute, max_connections, max_message, media_type, not_allowed,
+    parent_session, unavailable, unreadable,
+};
+use crate::listeners::{Lease, Mount, Unread, closing, lease, read_body};
+use crate::problem::problem;
+
+/// The class, for the table.
+pub const CLASS: ItemClass = ItemClass {
+    type_name: "hl7.http",
+    kind: ItemKind::Service,
+    summary: "Receives HL7 messages over HTTP and answers each with its acknowledgement.",
+    schema: || schemars::schema_for!(Settings),
+    build,
+};
+
+/// Settings of an `hl7.http` service.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Address and port to listen on. Services with the same `listen` share one listener where their paths
+    /// differ.
+    listen: Listen,
+    /// The path that is served, with everything below it; the longest path wins.
+    #[serde(default = "root")]
+    path: String,
+    /// When a message is answered: once stored (`immediate`), after the target's reply (`application`), as
+    /// MSH-15 and MSH-16 ask (`msh`), or not at all (`never`). Messages whose MSH-9.1 is ACK or MCF are stored
+    /// and routed, never answered. Not answered means 202 without a body.
+    #[serde(default)]
+    ack: AckMode,
+    /// How long `application` waits for the reply; then the answer is AE, and the message goes on.
+    #[serde(default = "half_a_minute")]
+    reply_timeout: DurationText,
+    /// What happens to a message that has been here before: `accept` it as a new one, `answer_again` without
+    /// processing it again (the default for `application`), or `refuse` it.
+    #[serde(default)]
+    duplicates: Option<DuplicatePolicy>,
+    /// How long a message is remembered; at most the newest 1,000,000 are.
+    #[serde(default = "a_day")]
+    duplicate_window: DurationText,
+    /// While the store takes no messages: answer 503 without reading what comes (`pause`), or read each message
+    /// and answer it with AR and 503 (`answer`).
+    #[serde(default)]
+    when_unavailable: WhenUnavailable,
+    /// What a message must have: a readable MSH (`none`), or also MSH-9 and MSH-10 (`header`).
+    #[serde(default)]
+    validate: Validate,
+    /// How the messages of a batch belong together; a batch is answered by one body.
+    #[serde(default)]
+    batch: BatchMode,
+    /// Larger messages are answered AR with 413.
+    #[serde(default = "max_message")]
+    max_message: ByteSize,
+    /// Connections beyond this number are closed at once.
+    #[serde(default = "max_connections")]
+    max_connections: u32,
+    /// The longest time that the body of a request may take; then it is stored as rejected, answered AE where
+    /// its header is readable, and the connection is closed.
+    #[serde(default = "half_a_minute")]
+    frame_timeout: DurationText,
+    /// The charset of messages whose MSH-18 is empty: a name of HL7 Table 0211, or `auto`: UTF-8 where the bytes
+    /// are, else windows-1252.
+    #[serde(default = "auto")]
+    charset: String,
+    /// The bearer tokens that callers must show.
+    auth: Option<Auth>,
+    /// Certificate and key of the listener.
+    tls: Option<ServerTls>,
+}
+
+fn root() -> String {
+    "/".to_owned()
+}
+
+fn a_day() -> DurationText {
+    DurationText::secs(24 * 3600)
+}
+
+fn auto() -> String {
+    "auto".to_owned()
+}
+
+fn build(build: &mut Build<'_>) -> Option<Built> {
+    let settings: Settings = build.settings()?;
+    let charset = charset_setting(build, &settings.charset);
+    let mut right = check_path(build, &settings.path);
+    right &= check_limits(
+        build,
+        &[
+            ("max_message", settings.max_message.get() == 0),
+            ("max_connections", settings.max_connections == 0),
+            ("frame_timeout", settings.frame_timeout.get().is_zero()),
+        ],
+    );
+    auth::check(build, settings.auth.as_ref());
+    if !right {
+        return None;
+    }
+    let policy = Policy {
+        ack: settings.ack,
+        reply_timeout: settings.reply_timeout.get(),
+        duplicates: DuplicatePolicy::or_default(settings.duplicates, settings.ack),
+        duplicate_window: settings.duplicate_window.get(),
+        validate: settings.validate,
+        batch: settings.batch,
+        charset: charset?,
+        max_message: settings.max_message.get(),
+    };
+    let scheme = if settings.tls.is_some() { "https" } else { "http" };
+    let facts = Facts {
+        listens: vec![(settings.listen.get(), Some(settings.path.clone()))],
+        needs_reply: settings.ack == AckMode::Application,
+        urls: vec![format!("{scheme}://{}{}", settings.listen, settings.path)],
+        ..Facts::default()
+    };
+    let factory = Hl7HttpFactory { settings: Arc::new(settings), policy };
+    Some(Built { factory: Factory::Service(Arc::new(factory)), facts })
+}
+
+// === Running ===
+
+#[derive(Debug)]
+struct Hl7HttpFactory {
+    settings: Arc<Settings>,
+    policy: Policy,
+}
+
+impl ServiceFactory for Hl7HttpFactory {
+    fn create(&self) -> Box<dyn BusinessService> {
+        Box::new(Hl7HttpService { settings: self.settings.clone(), policy: self.policy.clone(), lease: None })
+    }
+}
+
+struct Hl7HttpService {
+    settings: Arc<Settings>,
+    policy: Policy,
+    lease: Option<Lease>,
+}
+
+impl Hl7HttpService {
+    fn lease(&self, cx: &ServiceContext) -> Result<Lease, HostFault> {
+        let Settings { listen, path, tls, max_connections, .. } = &*self.settings;
+        lease(listen.get(), path, tls.as_ref(), *max_connections, cx)
+    }
+}
+
+#[async_trait]
+impl BusinessService for Hl7HttpService {
+    async fn bind(&mut self, cx: &ServiceContext) -> Result<(), HostFault> {
+        self.lease = Some(self.lease(cx)?);
+        Ok(())
+    }
+
+    async fn run(mut self: Box<Self>, cx: ServiceContext) -> Result<(), HostFault> {
+        let lease = match self.lease.take() {
+            Some(lease) => lease,
+            None => self.lease(&cx)?,
+        };
+        let guard = self.settings.auth.clone().map(|auth| Guard::new(auth, &cx));
+        let receiver = Receiver::new(cx.clone(), self.policy);
+        let mount = Hl7Mount { settings: self.settings, receiver, guard };
+        lease.serve(Arc::new(mount), &cx).await;
+        Ok(())
+    }
+}
+
+struct Hl7Mount {
+    settings: Arc<Settings>,
+    receiver: Receiver,
+    guard: Option<Guard>,
+}
+
+#[async_trait]
+impl Mount for Hl7Mount {
+    async fn handle(&self, request: Request<Body>) -> Response {
+        match self.answer(request).await {
+            Ok(response) => response,
+            Err(refusal) => *refusal,
+        }
+    }
+}
+
+impl Hl7Mount {
+    /// The answer; the error is an answer, too.
+    async fn answer(&self, request: Request<Body>) -> Result<Response, Box<Response>> {
+        let (settings, cx) = (&*self.settings, self.receiver.context());
+        let (parts, body) = request.into_parts();
+        if parts.method != Method::POST {
+            return Err(Box::new(not_allowed(&[Method::POST])));
+        }
+        if let Some(guard) = &self.guard {
+            let token = parts.uri.query().and_then(auth::parameter);
+            guard.admit(&parts.headers, token.as_ref().map(|token| token.as_str())).await?;
+        }
+        if settings.when_unavailable == WhenUnavailable::Pause && !cx.intake.accepting() {
+            return Err(Box::new(closing(unavailable("messages cannot be stored now"))));
+        }
+        let (limit, timeout) = (settings.max_message.get(), settings.frame_timeout.get());
+        let bytes = match read_body(&parts.headers, body, limit, timeout, &cx.runtime.clock).await {
+            Ok(bytes) => bytes,
+            Err(Unread::TooLarge(head)) => {
+                let answer = self.receiver.too_large(&head);
+                let refused = || problem(StatusCode::PAYLOAD_TOO_LARGE, "the message is too large", None);
+                let response = answer.map(|answer| with_status(StatusCode::PAYLOAD_TOO_LARGE, answer));
+                return Err(Box::new(closing(response.unwrap_or_else(refused))));
+            }
+            Err(Unread::Timeout(bytes)) if !bytes.is_empty() => {
+                return Ok(closing(self.unfinished(bytes).await));
+            }
+            Err(unread) => return Err(Box::new(unreadable(unread, limit, cx))),
+        };
+        if !is_hl7(&parts.headers) && recover_header(&bytes).is_none() {
+            let text = "the content type is none of HL7 messages: send application/hl7-v2";
+            return Err(Box::new(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, text, None)));
+        }
+        let mut arrival = Arrival::new(bytes);
+        arrival.parent_session = parent_session(&parts.headers);
+        Ok(match self.receiver.handle(arrival).await {
+            Handled::Answer(answer) => with_status(status(answer.code), answer),
+            Handled::Silent => silent(),
+            Handled::Unavailable(answer) => {
+                let mut response = match answer {
+                    Some(answer) => with_status(StatusCode::SERVICE_UNAVAILABLE, answer),
+                    None => unavailable("messages cannot be stored now"),
+                };
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+                response
+            }
+            Handled::Unknown => unavailable("the message is not on stable storage yet: send it again"),
+        })
+    }
+
+    /// A body that did not come in time is stored as a rejected message.
+    async fn unfinished(&self, bytes: Bytes) -> Response {
+        let mut taken = self.receiver.take_unfinished(bytes, "the body did not come in time").await;
+        let receipt = match taken.pending() {
+            Some(pending) => pending.durable().await.ok(),
+            None => None,
+        };
+        match taken.first(receipt.as_ref()) {
+            Some(answer) => with_status(status(answer.code), answer),
+            None => problem(StatusCode::REQUEST_TIMEOUT, "the body did not come in time", None),
+        }
+    }
+}
+
+/// The content types that HL7 messages come with; none at all is as good.
+fn is_hl7(headers: &HeaderMap) -> bool {
+    let (media, _) = media_type(headers);
+    matches!(media.as_str(), "" | HL7 | "x-application/hl7-v2+er7" | "text/plain")
+}
+
+fn status(code: AckCode) -> StatusCode {
+    match code {
+        AckCode::AA | AckCode::CA => StatusCode::OK,
+        AckCode::AR | AckCode::CR => StatusCode::BAD_REQUEST,
+        AckCode::AE | AckCode::CE => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn with_status(status: StatusCode, answer: Answer) -> Response {
+    let mut response = Response::new(Body::from(answer.bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(HL7));
+    response
+}
+
+/// It was taken and asks for no acknowledgement.
+fn silent() -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::ACCEPTED;
+    response
+}
