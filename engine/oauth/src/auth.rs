@@ -1,13 +1,10 @@
 //! `auth = { issuer, audience, scope, algorithms }` of a service: the settings of a resource server, and what
 //! is wrong with them. [`crate::Verifier`] does the work.
 
-use std::borrow::Cow;
-use std::fmt;
-
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::{self, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use zeroize::Zeroizing;
+use schemars::JsonSchema;
+use septet_engine::config::settings::Secret;
+use septet_engine::config::units::Strings;
+use serde::Deserialize;
 
 use crate::keys::{Algorithm, algorithm, algorithm_names};
 use crate::net;
@@ -21,18 +18,18 @@ pub struct Auth {
     pub issuer: Option<String>,
     /// Accepted audiences: a token must name one of them in `aud`. Absent: `aud` is not looked at.
     #[serde(default)]
-    pub audience: Texts,
+    pub audience: Strings,
     /// Scopes that a token must have, all of them, separated by spaces; found in `scope`, `scp` or `roles`.
     pub scope: Option<String>,
     /// Accepted signature algorithms. Absent: all of RS, PS and ES with 256 and 384 bits, and RS and PS with 512.
     #[serde(default)]
-    pub algorithms: Texts,
+    pub algorithms: Strings,
     /// Ask this endpoint about each token (RFC 7662) instead of verifying signatures: for opaque tokens.
     pub introspection_url: Option<String>,
     /// Who asks there.
     pub client_id: Option<String>,
     /// Its secret.
-    pub client_secret: Option<SecretText>,
+    pub client_secret: Option<Secret>,
 }
 
 impl Auth {
@@ -47,7 +44,7 @@ impl Auth {
                 problems.push((key, "S0512", format!("{key} cannot be used: {why}")));
             }
         }
-        for name in self.algorithms.iter().filter(|name| algorithm(name).is_none()) {
+        for name in self.algorithms.0.iter().filter(|name| algorithm(name).is_none()) {
             let known = algorithm_names().collect::<Vec<_>>().join(", ");
             problems.push(("algorithms", "S0512", format!("algorithms are of {known}; {name} is not")));
         }
@@ -60,104 +57,10 @@ impl Auth {
 
     /// The accepted algorithms. HMAC and `none` are never among them.
     pub(crate) fn accepted(&self) -> Vec<Algorithm> {
-        if self.algorithms.is_empty() {
+        if self.algorithms.0.is_empty() {
             return algorithm_names().filter_map(algorithm).collect();
         }
-        self.algorithms.iter().filter_map(algorithm).collect()
-    }
-}
-
-/// A text or a list of texts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Texts(Vec<String>);
-
-impl Texts {
-    /// The texts.
-    pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<S: Into<String>> FromIterator<S> for Texts {
-    fn from_iter<I: IntoIterator<Item = S>>(texts: I) -> Self {
-        Texts(texts.into_iter().map(Into::into).collect())
-    }
-}
-
-impl<'de> Deserialize<'de> for Texts {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Texts;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Texts, E> {
-                Ok(Texts(vec![text.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Texts, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = sequence.next_element()? {
-                    texts.push(text);
-                }
-                Ok(Texts(texts))
-            }
-        }
-        deserializer.deserialize_any(OneOrMany)
-    }
-}
-
-impl JsonSchema for Texts {
-    fn schema_name() -> Cow<'static, str> {
-        "Texts".into()
-    }
-
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        schemars::json_schema!({
-            "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }]
-        })
-    }
-}
-
-/// A secret in a host's settings. `Debug` shows nothing of it.
-#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[schemars(with = "String")]
-#[serde(from = "String")]
-pub struct SecretText(Zeroizing<String>);
-
-impl From<String> for SecretText {
-    fn from(clear: String) -> Self {
-        SecretText::new(clear)
-    }
-}
-
-impl SecretText {
-    /// From clear text.
-    pub fn new(clear: impl Into<String>) -> Self {
-        SecretText(Zeroizing::new(clear.into()))
-    }
-
-    /// The clear text.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for SecretText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(septet_engine::vault::MASK)
+        self.algorithms.0.iter().filter_map(|name| algorithm(name)).collect()
     }
 }
 
@@ -173,8 +76,8 @@ mod tests {
     fn an_audience_is_one_or_several() {
         let one = auth(r#"{"issuer":"https://i.example","audience":"a"}"#);
         let many = auth(r#"{"issuer":"https://i.example","audience":["a","b"]}"#);
-        assert_eq!(one.audience.iter().collect::<Vec<_>>(), ["a"]);
-        assert_eq!(many.audience.iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(one.audience.0, ["a"]);
+        assert_eq!(many.audience.0, ["a", "b"]);
         assert!(one.check().is_empty() && many.check().is_empty());
     }
 

@@ -10,12 +10,12 @@ use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{SignedDuration, Timestamp};
 use reqwest::header::ACCEPT;
 use septet_engine::clock::SharedClock;
-use septet_engine::config::settings::ClientTls;
+use septet_engine::config::settings::{ClientTls, Secret};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 use url::Url;
 
-use crate::auth::{Auth, SecretText};
+use crate::auth::Auth;
 use crate::net;
 use crate::verify::{Check, Refusal};
 
@@ -34,7 +34,7 @@ type Answer = Option<Map<String, Value>>;
 pub(crate) struct Introspector {
     url: Url,
     client_id: String,
-    client_secret: SecretText,
+    client_secret: Secret,
     clock: SharedClock,
     timeout: Duration,
     cache: Mutex<HashMap<Hash, (Timestamp, Answer)>>,

@@ -21,7 +21,7 @@ mod manager;
 mod net;
 mod verify;
 
-pub use auth::{Auth, SecretText, Texts};
+pub use auth::Auth;
 pub use client::check;
 pub use manager::{ClientState, ClientView, TokenManager};
 pub use verify::{Check, Claims, Refusal, Verifier};

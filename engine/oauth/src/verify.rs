@@ -270,11 +270,10 @@ impl Verifier {
             return Err(self.wrong_issuer(found));
         }
         let audiences = words(all.get("aud"), false);
-        if !self.auth.audience.is_empty()
-            && !self.auth.audience.iter().any(|ours| audiences.iter().any(|theirs| theirs == ours))
+        if !self.auth.audience.0.is_empty()
+            && !self.auth.audience.0.iter().any(|ours| audiences.iter().any(|theirs| theirs == ours))
         {
-            let ours: Vec<_> = self.auth.audience.iter().collect();
-            return Err(Refusal::new(Check::Aud, ours.join(" or "), or_none(&audiences)));
+            return Err(Refusal::new(Check::Aud, self.auth.audience.0.join(" or "), or_none(&audiences)));
         }
         let now = self.clock.now();
         match moment(all.get("exp")) {

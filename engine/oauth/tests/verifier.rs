@@ -8,8 +8,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Header;
 use septet_engine::clock::{Clock, ManualClock};
+use septet_engine::config::settings::Secret;
+use septet_engine::config::units::Strings;
 use septet_oauth::keys::{Algorithm, SigningKey};
-use septet_oauth::{Auth, Check, Claims, Refusal, SecretText, Verifier};
+use septet_oauth::{Auth, Check, Claims, Refusal, Verifier};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -41,7 +43,7 @@ impl Bench {
         });
         let clock = Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()));
         let mut auth = Auth { issuer: Some(issuer.clone()), ..Auth::default() };
-        auth.audience = ["api://results", "lab"].into_iter().collect();
+        auth.audience = Strings(vec!["api://results".into(), "lab".into()]);
         auth.scope = Some("results:write".into());
         change(&mut auth);
         assert_eq!(auth.check(), []);
@@ -226,7 +228,8 @@ async fn unsigned_tokens_and_confused_algorithms_are_refused() {
 #[tokio::test]
 async fn an_algorithm_outside_the_list_is_refused_though_its_signature_is_good() {
     let bench =
-        Bench::new(Algorithm::RS256, |auth| auth.algorithms = ["ES256", "PS256"].into_iter().collect()).await;
+        Bench::new(Algorithm::RS256, |auth| auth.algorithms = Strings(vec!["ES256".into(), "PS256".into()]))
+            .await;
     let refusal = bench.refused(&bench.token(json!({}))).await;
     assert_eq!(
         (refusal.check, refusal.expected.as_str(), refusal.actual.as_str()),
@@ -418,7 +421,7 @@ async fn opaque_tokens_are_asked_about_once_in_a_while() {
     let bench = Bench::new(Algorithm::ES256, |auth| {
         auth.introspection_url = Some(url);
         auth.client_id = Some("api".into());
-        auth.client_secret = Some(SecretText::new("api-secret"));
+        auth.client_secret = Some(Secret::new("api-secret"));
     })
     .await;
     for _ in 0..5 {
