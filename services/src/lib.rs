@@ -8,10 +8,11 @@ pub mod hl7_http;
 pub mod hl7_mllp;
 pub mod http;
 pub mod listeners;
+pub mod oauth_server;
 mod problem;
 mod server_tls;
 
 use septet_engine::registry::ItemClass;
 
 /// The classes of services, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, hl7_http::CLASS, http::CLASS];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, hl7_http::CLASS, http::CLASS, oauth_server::CLASS];

@@ -37,20 +37,20 @@ impl Auth {
     pub fn check(&self) -> Vec<(&'static str, &'static str, String)> {
         let mut problems = Vec::new();
         if self.issuer.is_none() && self.introspection_url.is_none() {
-            problems.push(("issuer", "S0511", "auth needs issuer or introspection_url".to_owned()));
+            problems.push(("issuer", "S0501", "auth needs issuer or introspection_url".to_owned()));
         }
         for (key, value) in [("issuer", &self.issuer), ("introspection_url", &self.introspection_url)] {
             if let Some(Err(why)) = value.as_deref().map(net::endpoint) {
-                problems.push((key, "S0512", format!("{key} cannot be used: {why}")));
+                problems.push((key, "S0502", format!("{key} cannot be used: {why}")));
             }
         }
         for name in self.algorithms.0.iter().filter(|name| algorithm(name).is_none()) {
             let known = algorithm_names().collect::<Vec<_>>().join(", ");
-            problems.push(("algorithms", "S0512", format!("algorithms are of {known}; {name} is not")));
+            problems.push(("algorithms", "S0502", format!("algorithms are of {known}; {name} is not")));
         }
         if self.introspection_url.is_some() && (self.client_id.is_none() || self.client_secret.is_none()) {
             let text = "introspection_url needs client_id and client_secret".to_owned();
-            problems.push(("introspection_url", "S0511", text));
+            problems.push(("introspection_url", "S0501", text));
         }
         problems
     }

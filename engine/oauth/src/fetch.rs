@@ -245,7 +245,7 @@ impl Client {
             header.x5t_s256 = Some(sha256.clone());
         }
         let claims = claims(&self.settings.client_id, subject, audience, now)?;
-        let signed = key.sign(header, &claims);
+        let signed = key.sign_with(header, &claims);
         signed.map(Zeroizing::new).map_err(|_| FetchError::new("key", "the assertion cannot be signed"))
     }
 }

@@ -144,8 +144,15 @@ impl SigningKey {
         serde_json::to_value(&self.public).unwrap_or_default()
     }
 
-    /// A signed JWT. The header's algorithm is set here; a `kid` is added where it has none.
-    pub fn sign(&self, mut header: Header, claims: &Value) -> Result<String, KeyError> {
+    /// A signed JWT of this type (`typ`), naming this key.
+    pub fn sign(&self, typ: &str, claims: &Value) -> Result<String, KeyError> {
+        let mut header = Header::new(self.algorithm);
+        header.typ = Some(typ.to_owned());
+        self.sign_with(header, claims)
+    }
+
+    /// The same with a header of the caller's. Its algorithm is set here; a `kid` is added where it has none.
+    pub fn sign_with(&self, mut header: Header, claims: &Value) -> Result<String, KeyError> {
         header.alg = self.algorithm;
         header.kid.get_or_insert_with(|| self.key_id.clone());
         jsonwebtoken::encode(&header, claims, &self.key).map_err(|_| KeyError::Cipher)

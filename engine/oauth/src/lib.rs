@@ -24,4 +24,4 @@ mod verify;
 pub use auth::Auth;
 pub use client::check;
 pub use manager::{ClientState, ClientView, TokenManager};
-pub use verify::{Check, Claims, Refusal, Verifier};
+pub use verify::{Check, Claims, PublicKeys, Refusal, Verifier};

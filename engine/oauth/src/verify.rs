@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 
 use crate::auth::Auth;
 use crate::introspect::Introspector;
-use crate::jwks::{Issuer, Key, NoKey};
+use crate::jwks::{Issuer, Key, KeySet, NoKey};
 use crate::keys::{Algorithm, algorithm, algorithm_name};
 use crate::net;
 
@@ -386,5 +386,33 @@ impl<'a> Parsed<'a> {
         let verified =
             jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), &key.key, algorithm);
         verified.unwrap_or(false)
+    }
+}
+
+/// The public keys of a client that authenticates with signed assertions (RFC 7523 §2.2).
+pub struct PublicKeys(KeySet);
+
+impl fmt::Debug for PublicKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PublicKeys")
+    }
+}
+
+impl PublicKeys {
+    /// The keys of a JWKS document (RFC 7517 §5) that can verify signatures; `None` where there are none.
+    pub fn from_json(json: &Value) -> Option<PublicKeys> {
+        KeySet::from_json(json).filter(|keys| !keys.named(None).is_empty()).map(PublicKeys)
+    }
+
+    /// The claims of a JWT that one of these keys signed. Who says what for how long is for the caller to judge.
+    pub fn claims(&self, token: &str) -> Option<Map<String, Value>> {
+        let parsed = (token.len() <= TOKEN_CAP).then(|| Parsed::new(token).ok()).flatten()?;
+        let algorithm = algorithm(parsed.header.get("alg")?.as_str()?)?;
+        if parsed.header.contains_key("crit") {
+            return None;
+        }
+        let keys = self.0.named(parsed.header.get("kid").and_then(Value::as_str));
+        let mut fitting = keys.iter().filter(|key| key.fits(algorithm)).take(MAX_TRIES);
+        fitting.any(|key| parsed.is_signed_by(key, algorithm)).then_some(parsed.claims)
     }
 }

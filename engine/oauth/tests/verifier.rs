@@ -68,7 +68,7 @@ impl Bench {
                 value => claims.as_object_mut().unwrap().insert(name.clone(), value.clone()),
             };
         }
-        self.key.sign(Header::new(self.key.algorithm()), &claims).unwrap()
+        self.key.sign_with(Header::new(self.key.algorithm()), &claims).unwrap()
     }
 
     async fn verify(&self, token: &str) -> Result<Claims, Refusal> {
@@ -217,12 +217,12 @@ async fn unsigned_tokens_and_confused_algorithms_are_refused() {
     let rs384 = SigningKey::from_pem(bench.key.pem(), Some(Algorithm::RS384)).unwrap();
     let mut header = Header::new(Algorithm::RS384);
     header.kid = Some(bench.key.key_id().to_owned());
-    assert_eq!(bench.refused(&rs384.sign(header, &bench.claims()).unwrap()).await.check, Check::Alg);
+    assert_eq!(bench.refused(&rs384.sign_with(header, &bench.claims()).unwrap()).await.check, Check::Alg);
     // An elliptic signature under the name of an RSA key.
     let ec = SigningKey::generate(Algorithm::ES256).unwrap();
     let mut header = Header::new(Algorithm::ES256);
     header.kid = Some(bench.key.key_id().to_owned());
-    assert_eq!(bench.refused(&ec.sign(header, &bench.claims()).unwrap()).await.check, Check::Alg);
+    assert_eq!(bench.refused(&ec.sign_with(header, &bench.claims()).unwrap()).await.check, Check::Alg);
 }
 
 #[tokio::test]
@@ -250,13 +250,13 @@ async fn a_changed_token_does_not_verify() {
     let forger = SigningKey::generate(Algorithm::ES256).unwrap();
     let mut header = Header::new(Algorithm::ES256);
     header.kid = Some(bench.key.key_id().to_owned());
-    assert_eq!(bench.refused(&forger.sign(header, &bench.claims()).unwrap()).await.check, Check::Sig);
+    assert_eq!(bench.refused(&forger.sign_with(header, &bench.claims()).unwrap()).await.check, Check::Sig);
     // A key that the token brings along counts for nothing.
     let mut header = Header::new(Algorithm::ES256);
     header.jwk = Some(serde_json::from_value(forger.public()).unwrap());
     header.jku = Some(bench.server.url("/forged"));
     header.kid = Some("forged".into());
-    assert_eq!(bench.refused(&forger.sign(header, &bench.claims()).unwrap()).await.check, Check::Kid);
+    assert_eq!(bench.refused(&forger.sign_with(header, &bench.claims()).unwrap()).await.check, Check::Kid);
     assert_eq!(bench.fetches("/forged"), 0);
 }
 
@@ -266,7 +266,7 @@ async fn a_token_of_another_type_is_refused() {
     let typed = |typ: Option<&str>| {
         let mut header = Header::new(Algorithm::ES256);
         header.typ = typ.map(str::to_owned);
-        bench.key.sign(header, &bench.claims()).unwrap()
+        bench.key.sign_with(header, &bench.claims()).unwrap()
     };
     for good in [None, Some("JWT"), Some("at+jwt"), Some("AT+JWT"), Some("application/at+jwt")] {
         assert!(bench.verify(&typed(good)).await.is_ok(), "{good:?}");
@@ -277,7 +277,7 @@ async fn a_token_of_another_type_is_refused() {
     let mut header = Header::new(Algorithm::ES256);
     header.crit = Some(vec!["exp".into()]);
     assert_eq!(
-        bench.refused(&bench.key.sign(header, &bench.claims()).unwrap()).await.check,
+        bench.refused(&bench.key.sign_with(header, &bench.claims()).unwrap()).await.check,
         Check::Malformed
     );
 }
@@ -302,7 +302,7 @@ async fn an_unknown_key_is_looked_for_once_in_ten_seconds() {
     let bench = Bench::new(Algorithm::ES256, |_| {}).await;
     assert!(bench.verify(&bench.token(json!({}))).await.is_ok());
     let stranger = SigningKey::generate(Algorithm::ES256).unwrap();
-    let token = stranger.sign(Header::new(Algorithm::ES256), &bench.claims()).unwrap();
+    let token = stranger.sign_with(Header::new(Algorithm::ES256), &bench.claims()).unwrap();
     for _ in 0..20 {
         let refusal = bench.refused(&token).await;
         assert_eq!((refusal.check, refusal.actual.as_str()), (Check::Kid, stranger.key_id()));
@@ -323,7 +323,7 @@ async fn a_rolled_over_key_is_found_at_once() {
     assert!(bench.verify(&bench.token(json!({}))).await.is_ok());
     let next = SigningKey::generate(Algorithm::ES256).unwrap();
     bench.published.lock().unwrap().push(next.public());
-    let token = next.sign(Header::new(Algorithm::ES256), &bench.claims()).unwrap();
+    let token = next.sign_with(Header::new(Algorithm::ES256), &bench.claims()).unwrap();
     assert!(bench.verify(&token).await.is_ok());
 }
 
@@ -360,7 +360,7 @@ async fn a_stranger_s_token_names_the_issuer_and_causes_no_second_fetch() {
     let stranger = SigningKey::generate(Algorithm::ES256).unwrap();
     let mut claims = bench.claims();
     claims["iss"] = "https://other.example".into();
-    let token = stranger.sign(Header::new(Algorithm::ES256), &claims).unwrap();
+    let token = stranger.sign_with(Header::new(Algorithm::ES256), &claims).unwrap();
     assert_eq!(bench.refused(&token).await.check, Check::Iss);
     assert_eq!(bench.fetches("/keys"), 1);
 }

@@ -321,6 +321,12 @@ pub const CODES: &[Code] = &[
     ),
     code("S0503", "not available yet", "This part of OAuth is not in this version.", "Use another grant."),
     code(
+        "S0504",
+        "authorization server without clients",
+        "An `oauth.server` service gives tokens to its clients, and it has none.",
+        "Add [services.NAME.clients.ID] with a secret.",
+    ),
+    code(
         "S0601",
         "a secret in clear text",
         "A secret stands in the production file itself, where it is read by everybody who reads the file and its history.",

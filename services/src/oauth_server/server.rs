@@ -1,0 +1,191 @@
+//! What the server answers: token endpoint, key set and discovery documents (RFC 8414, OpenID Connect Discovery),
+//! as an [`axum::Router`] that any listener can serve.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::http::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, PRAGMA, WWW_AUTHENTICATE,
+};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use jiff::Timestamp;
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::host::ServiceContext;
+use serde_json::{Value, json};
+
+use super::Checked;
+use super::keys::Keys;
+use super::token::{ErrorCode, Parameters, SeenAssertions, TokenError};
+
+/// Token requests are small.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// One running authorization server. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Server(Arc<Inner>);
+
+struct Inner {
+    settings: Arc<Checked>,
+    keys: Keys,
+    cx: ServiceContext,
+    seen: Mutex<SeenAssertions>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({:?})", self.0.settings)
+    }
+}
+
+impl Server {
+    pub(super) fn new(settings: Arc<Checked>, keys: Keys, cx: ServiceContext) -> Self {
+        Server(Arc::new(Inner { settings, keys, cx, seen: Mutex::default() }))
+    }
+
+    pub(super) fn settings(&self) -> &Checked {
+        &self.0.settings
+    }
+
+    pub(super) fn keys(&self) -> &Keys {
+        &self.0.keys
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.cx.runtime.clock.now()
+    }
+
+    pub(super) fn seen(&self) -> MutexGuard<'_, SeenAssertions> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The path of the issuer, without a slash at its end.
+    fn base(&self) -> &str {
+        self.settings().issuer.path().trim_end_matches('/')
+    }
+
+    /// The address of an endpoint, below the issuer.
+    fn endpoint(&self, path: &str) -> String {
+        format!("{}{path}", self.settings().issuer_text.trim_end_matches('/'))
+    }
+
+    /// Whether an assertion for this audience is for us.
+    pub(super) fn is_named(&self, audience: &str) -> bool {
+        audience == self.settings().issuer_text || audience == self.endpoint("/oauth2/token")
+    }
+
+    /// RFC 8414 §2 and OpenID Connect Discovery 1.0 §3.
+    fn metadata(&self) -> Value {
+        json!({
+            "issuer": self.settings().issuer_text,
+            "token_endpoint": self.endpoint("/oauth2/token"),
+            "jwks_uri": self.endpoint("/oauth2/jwks"),
+            "scopes_supported": self.settings().scopes,
+            "response_types_supported": [],
+            "grant_types_supported": ["client_credentials"],
+            "token_endpoint_auth_methods_supported":
+                ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+            "token_endpoint_auth_signing_alg_values_supported":
+                septet_oauth::keys::algorithm_names().collect::<Vec<_>>(),
+            "subject_types_supported": ["public"],
+            "id_token_signing_alg_values_supported":
+                [septet_oauth::keys::algorithm_name(self.settings().algorithm)],
+        })
+    }
+}
+
+/// All routes. The discovery documents stand at the root, below the issuer's path, and where RFC 8414 inserts
+/// that path.
+pub(super) fn router(server: Server) -> Router {
+    let base = server.base().to_owned();
+    let mut documents = Vec::new();
+    for name in ["openid-configuration", "oauth-authorization-server"] {
+        documents.push(format!("/.well-known/{name}"));
+        documents.push(format!("{base}/.well-known/{name}"));
+        documents.push(format!("/.well-known/{name}{base}"));
+    }
+    documents.sort();
+    documents.dedup();
+    let mut router = Router::new()
+        .route(&format!("{base}/oauth2/token"), post(token).fallback(token_by_post))
+        .route(&format!("{base}/oauth2/jwks"), get(key_set));
+    for path in documents {
+        router = router.route(&path, get(metadata));
+    }
+    router.layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(server)
+}
+
+async fn metadata(State(server): State<Server>) -> Response {
+    published(server.metadata())
+}
+
+async fn key_set(State(server): State<Server>) -> Response {
+    published(server.keys().public())
+}
+
+/// Public and the same for everybody for a while.
+fn published(document: Value) -> Response {
+    ([(CACHE_CONTROL, "public, max-age=60")], Json(document)).into_response()
+}
+
+async fn token_by_post() -> Response {
+    let error = TokenError::new(ErrorCode::InvalidRequest, "the token endpoint takes POST");
+    let mut response = refused(&error);
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+async fn token(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
+    match answer(&server, &headers, &body) {
+        Ok(reply) => uncached(Json(reply).into_response()),
+        Err(error) => {
+            if error.code == ErrorCode::InvalidClient {
+                let event = NewEvent::new(Level::Warning, "auth.refused", error.code.as_str());
+                server
+                    .0
+                    .cx
+                    .event(event.detail("a token request whose client is unknown or shows a wrong secret"));
+            }
+            refused(&error)
+        }
+    }
+}
+
+fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Result<Value, TokenError> {
+    let invalid = |text| TokenError::new(ErrorCode::InvalidRequest, text);
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let parameters = match essence.as_str() {
+        "application/x-www-form-urlencoded" => Parameters::form(body),
+        "application/json" => Parameters::json(body).ok_or_else(|| invalid("the body is no JSON object"))?,
+        _ => return Err(invalid("the body must be a form")),
+    };
+    let mut all = headers.get_all(AUTHORIZATION).iter();
+    let authorization = match (all.next(), all.next()) {
+        (_, Some(_)) => return Err(invalid("more than one Authorization header")),
+        (one, None) => one.map(|value| value.to_str().map_err(|_| TokenError::client(true))).transpose()?,
+    };
+    server.token(authorization, &parameters)
+}
+
+fn refused(error: &TokenError) -> Response {
+    let body = json!({ "error": error.code.as_str(), "error_description": error.description });
+    let mut response = (error.code.status(), Json(body)).into_response();
+    if error.challenge {
+        let challenge = HeaderValue::from_static(r#"Basic realm="septet", charset="UTF-8""#);
+        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+    }
+    uncached(response)
+}
+
+/// RFC 6749 §5.1: tokens are not for caches.
+fn uncached(mut response: Response) -> Response {
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    response
+}
