@@ -54,18 +54,18 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let template = match Template::parse(&settings.path) {
         Ok(template) => template,
         Err(error) => {
-            build.error("S0301", &["path".into()], error.to_string(), None);
+            build.error("S0351", &["path".into()], error.to_string(), None);
             return None;
         }
     };
     if settings.path.is_empty() || settings.path.ends_with('/') {
         let suggestion = Some(format!("write {}{{id}}", settings.path));
-        build.error("S0302", &["path".into()], "the path has no file name", suggestion);
+        build.error("S0352", &["path".into()], "the path has no file name", suggestion);
         return None;
     }
     if template.is_literal() {
         let text = "every message has the same file name; all but the first get -1, -2 …";
-        build.warning("S0303", &["path".into()], text, Some("put {id} into the name".into()));
+        build.warning("S0353", &["path".into()], text, Some("put {id} into the name".into()));
     }
     let factory = FileFactory { folder: build.folder.to_owned(), template: Arc::new(template) };
     Some(Built {

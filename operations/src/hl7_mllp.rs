@@ -99,7 +99,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     if settings.match_ack == MatchAck::Any {
         let text = "any acknowledgement counts for any message: a late one is credited to the wrong message";
         let suggestion = Some("leave it at \"control_id\" unless the peer sends no MSA-2".into());
-        build.warning("S0311", &["match_ack".into()], text, suggestion);
+        build.warning("S0354", &["match_ack".into()], text, suggestion);
     }
     let facts = Facts { replies: Some(Family::Hl7), answers: true, ..Facts::default() };
     Some(Built { factory: Factory::Operation(Arc::new(MllpFactory(Arc::new(settings)))), facts })

@@ -125,7 +125,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         ("frame_timeout", settings.frame_timeout.get().is_zero()),
     ] {
         if zero {
-            build.error("S0322", &[key.into()], format!("{key} must be more than zero"), None);
+            build.error("S0356", &[key.into()], format!("{key} must be more than zero"), None);
             return None;
         }
     }

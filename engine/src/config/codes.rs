@@ -278,6 +278,42 @@ pub const CODES: &[Code] = &[
         "Write a larger one.",
     ),
     code(
+        "S0351",
+        "not a template",
+        "Braces in a template do not pair, or hold no name.",
+        "Write {name}; {{ and }} stand for the braces themselves.",
+    ),
+    code(
+        "S0352",
+        "no file name",
+        "The path of a file operation ends where its file name should be.",
+        "End it in a name, for example {id}.hl7.",
+    ),
+    code(
+        "S0353",
+        "one name for all files",
+        "The path of a file operation is the same for every message: all but the first get -1, -2 … in their name.",
+        "Put {id} into the name.",
+    ),
+    code(
+        "S0354",
+        "any acknowledgement counts",
+        "With match_ack = \"any\" a late acknowledgement is credited to the wrong message.",
+        "Leave it at \"control_id\" unless the peer sends no MSA-2.",
+    ),
+    code(
+        "S0355",
+        "unknown charset",
+        "The charset is none that is known here.",
+        "Use \"auto\" or a name of HL7 Table 0211, for example \"8859/1\" or \"UNICODE UTF-8\".",
+    ),
+    code(
+        "S0356",
+        "must be more than zero",
+        "With zero of it the service could take nothing.",
+        "Give more, or leave it out.",
+    ),
+    code(
         "S0401",
         "unreachable item",
         "Nothing sends to this process or operation.",

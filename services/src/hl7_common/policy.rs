@@ -109,7 +109,7 @@ pub fn charset_setting(build: &mut Build<'_>, name: &str) -> Option<Option<Chars
         let known = ["auto", "ASCII", "8859/1", "8859/2", "8859/9", "8859/15", "UNICODE UTF-8"];
         let suggestion = did_you_mean(name, known);
         let suggestion = suggestion.or(Some("use a name of HL7 Table 0211 such as \"8859/1\"".into()));
-        build.error("S0321", &["charset".into()], "this is no charset known here", suggestion);
+        build.error("S0355", &["charset".into()], "this is no charset known here", suggestion);
     }
     found.map(Some)
 }
