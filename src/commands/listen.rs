@@ -253,7 +253,12 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Answer>) {
     }
 }
 
-async fn receive(mut reader: OwnedReadHalf, number: u64, answers: mpsc::Sender<Answer>, shared: &Arc<Shared>) {
+async fn receive(
+    mut reader: OwnedReadHalf,
+    number: u64,
+    answers: mpsc::Sender<Answer>,
+    shared: &Arc<Shared>,
+) {
     let mut scanner = Scanner::new(Limits { max_message: MAX_MESSAGE });
     let mut buffer = BytesMut::new();
     let mut lines = String::new();
@@ -406,7 +411,8 @@ impl Shared {
 
     fn report(&self) {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let (received, acknowledged, faults) = (get(&self.received), get(&self.acknowledged), get(&self.faults));
+        let (received, acknowledged, faults) =
+            (get(&self.received), get(&self.acknowledged), get(&self.faults));
         let (repeated, unreadable, connections) =
             (get(&self.repeated), get(&self.unreadable), get(&self.connections));
         if self.options.json {

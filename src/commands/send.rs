@@ -266,7 +266,10 @@ impl Plan {
         *tally.codes.entry(code.clone().unwrap_or_else(|| "none".into())).or_default() += 1;
         if self.expect.is_some() && code != self.expect {
             tally.unexpected += 1;
-            tally.problem(format!("{control_id}: the answer is {}", code.as_deref().unwrap_or("no acknowledgement")));
+            tally.problem(format!(
+                "{control_id}: the answer is {}",
+                code.as_deref().unwrap_or("no acknowledgement")
+            ));
         }
         if self.keep {
             let file = letter.name.clone();
@@ -290,7 +293,8 @@ impl Plan {
             }
         }
         let connected = Peer::connect(&self.peer, self.timeout).await;
-        let open = peer.insert(connected.map_err(|error| format!("cannot connect to {}: {error}", self.peer))?);
+        let open =
+            peer.insert(connected.map_err(|error| format!("cannot connect to {}: {error}", self.peer))?);
         let reply = open.ask(frame, control_id, self.timeout, &mut tally.unmatched).await;
         reply.map_err(|failed| failed.to_string())
     }
@@ -321,7 +325,11 @@ impl Tally {
     /// Milliseconds that this share of the answers took at most. `latencies` are sorted.
     fn percentile(&self, share: f64) -> Option<f64> {
         let last = self.latencies.len().checked_sub(1)?;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index within the list")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "an index within the list"
+        )]
         let index = (share * self.latencies.len() as f64).ceil() as usize;
         let micros = self.latencies.get(index.saturating_sub(1).min(last))?;
         Some(f64::from(*micros) / 1000.0)
