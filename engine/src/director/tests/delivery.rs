@@ -151,7 +151,7 @@ async fn keys_go_in_order_and_different_keys_in_parallel() {
     let on_suspend = OnSuspend::HoldKey;
     let mut out = bench.operation("out", Common { order_by, pool_size, on_suspend, ..common() });
     let engine = bench.start().await;
-    let mut send = async |mrn: &str| {
+    let send = async |mrn: &str| {
         let fields = serde_json::json!({ "mrn": mrn });
         gate.receive_body(Body::record(Record::untyped("R", fields))).await
     };

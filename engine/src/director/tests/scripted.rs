@@ -16,6 +16,7 @@ use crate::registry::{Factory, ProcessHost};
 
 /// Counts in `state`; hangs on `hang`, dies on `die`.
 struct Counter {
+    hangs: Arc<tokio::sync::Notify>,
     release: Arc<std::sync::Barrier>,
 }
 
@@ -25,6 +26,7 @@ impl Lane for Counter {
         for job in jobs {
             match job.request_body.as_ref().and_then(Body::as_text) {
                 Some("hang") => {
+                    self.hangs.notify_one();
                     self.release.wait();
                 }
                 Some("die") => panic!("as the test wants it"),
@@ -44,6 +46,7 @@ struct Scripts {
     gate: Gate,
     out: Peer,
     built: Arc<AtomicU32>,
+    hangs: Arc<tokio::sync::Notify>,
     release: Arc<std::sync::Barrier>,
 }
 
@@ -53,15 +56,16 @@ fn scripts() -> Scripts {
     bench.process("flow", Factory::Process(ProcessHost::Lane(definition())));
     let out = bench.operation("out", common());
     let built = Arc::new(AtomicU32::new(0));
+    let hangs = Arc::new(tokio::sync::Notify::new());
     let release = Arc::new(std::sync::Barrier::new(2));
     bench.lanes = {
-        let (built, release) = (built.clone(), release.clone());
+        let (built, hangs, release) = (built.clone(), hangs.clone(), release.clone());
         Arc::new(move |_| {
             built.fetch_add(1, Ordering::Relaxed);
-            Box::new(Counter { release: release.clone() })
+            Box::new(Counter { hangs: hangs.clone(), release: release.clone() })
         })
     };
-    Scripts { bench, gate, out, built, release }
+    Scripts { bench, gate, out, built, hangs, release }
 }
 
 #[tokio::test]
@@ -81,12 +85,11 @@ async fn jobs_of_a_batch_see_the_state_their_predecessor_left() {
 
 #[tokio::test]
 async fn a_script_that_hangs_suspends_its_message_and_loses_its_thread() {
-    let Scripts { bench, gate, mut out, built, release } = scripts();
+    let Scripts { bench, gate, mut out, built, hangs, release } = scripts();
     let engine = bench.start().await;
     let hung = gate.receive("hang").await;
     let behind = gate.receive("behind").await;
-    bench.becomes(hung, Status::Delivered).await;
-    bench.settle().await;
+    soon("the hang", hangs.notified()).await;
     bench.clock.advance(Duration::from_secs(2));
     let header = bench.becomes(hung, Status::Suspended).await;
     assert_eq!(header.error.unwrap().name, "script");
@@ -99,8 +102,7 @@ async fn a_script_that_hangs_suspends_its_message_and_loses_its_thread() {
     out.hears_nothing().await;
 
     let hung = gate.receive("hang").await;
-    bench.becomes(hung, Status::Delivered).await;
-    bench.settle().await;
+    soon("the hang", hangs.notified()).await;
     bench.clock.advance(Duration::from_secs(2));
     bench.becomes(hung, Status::Suspended).await;
     bench.item_is(&engine, "flow", ItemState::Paused).await;
