@@ -205,6 +205,11 @@ impl Core {
         }
     }
 
+    /// How many of these instances have given up their slot.
+    pub(super) fn stalled_of<T>(&self, instances: &HashMap<MessageId, T>) -> usize {
+        lock(&self.stalled).keys().filter(|instance| instances.contains_key(instance)).count()
+    }
+
     /// An instance has ended.
     pub(super) fn forget_calls(&self, instance: MessageId) {
         lock(&self.stalled).remove(&instance);

@@ -181,10 +181,15 @@ impl Item {
     }
 }
 
-/// How an item's queue schedules.
+/// How an item's queue schedules. A process counts its instances itself, so that it can take the ready
+/// prefix as one batch.
 fn policy(routed: &Routed) -> Policy {
     let common = &routed.plan.common;
-    Policy { pool: common.pool_size, ordered: !common.order_by.is_empty(), on_suspend: common.on_suspend }
+    let pool = match routed.plan.kind {
+        ItemKind::Process => PoolSize::Unlimited,
+        ItemKind::Operation | ItemKind::Service => common.pool_size,
+    };
+    Policy { pool, ordered: !common.order_by.is_empty(), on_suspend: common.on_suspend }
 }
 
 /// A service that is bound and not yet running.

@@ -154,14 +154,17 @@ impl Operation {
                 let text = "goes before a message that is suspended";
                 self.core.store.log(self.about(&delivery.header, Level::Info, "message.overtook", text));
             }
-            let mut held = Held { core: &self.core, lease: delivery.lease, concluded: false };
+            let mut held = Held { core: &self.core, lease: delivery.lease, tried: false, concluded: false };
             let permit = match self.admit(&delivery).await {
                 Ok(permit) => permit,
                 Err(Some(end)) => return Some(end),
                 Err(None) => continue,
             };
             let handed = match self.body(&delivery.header).await {
-                Ok(body) => self.hand_over(host, &delivery, body).await,
+                Ok(body) => {
+                    held.tried = true;
+                    self.hand_over(host, &delivery, body).await
+                }
                 Err(error) => Handed::Outcome(Err(error)),
             };
             let (outcome, fresh) = match handed {
@@ -445,14 +448,20 @@ impl Operation {
 struct Held<'a> {
     core: &'a Core,
     lease: Lease,
+    /// The host has had it.
+    tried: bool,
     concluded: bool,
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        if !self.concluded {
-            self.core.store.release(self.lease);
+        if self.concluded {
+            return;
         }
+        match self.tried {
+            true => self.core.store.release(self.lease),
+            false => self.core.store.untake(self.lease),
+        };
     }
 }
 

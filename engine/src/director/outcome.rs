@@ -65,7 +65,11 @@ pub(super) async fn commit(
         match draft.submit(permit) {
             Ok(_) => {
                 settle(driver, &work, subject, &before, &next, done.state.clone());
-                return Ok(Commit::Done);
+                return Ok(match next {
+                    Next::Complete | Next::Fail(_) => Commit::Done,
+                    Next::Wait { .. } => Commit::Waits,
+                    Next::Suspend(_) => Commit::Suspended,
+                });
             }
             Err(Conflict::Status { id, .. }) if in_flight.insert(id) => {}
             Err(_) => {
@@ -316,10 +320,11 @@ pub(super) async fn suspend(
     driver.held.remove(&id);
     if let Some(instance) = driver.instances.get_mut(&id) {
         instance.lease = None;
+        driver.suspended.insert(id);
         let waiting = instance.waiting.clone();
         driver.disarm(id, &waiting);
         driver.park(work);
     }
     driver.core.call_changed(&request);
-    Ok(Commit::Done)
+    Ok(Commit::Suspended)
 }

@@ -5,6 +5,10 @@
 //! job per instance; the header of a waiting instance stays delivered, so that its pool slot and its keys
 //! are held until it ends (§6); a response that no open call waits for is discarded. What cannot be
 //! committed (the lease was fenced) is as if it had never run.
+//!
+//! The ready prefix of the queue is taken as one batch, beyond the pool: jobs run and commit in order, and
+//! most requests end with their first job. As soon as one waits and the pool is used up, or one is
+//! suspended, the requests behind it go back to their places as if they had never been taken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,6 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
+use crate::config::settings::PoolSize;
 use crate::director::alerts::Alert;
 use crate::director::core::{Core, Routed};
 use crate::director::instance::Waiting;
@@ -75,6 +80,8 @@ pub(super) struct Driver {
     stop: CancellationToken,
     kill: CancellationToken,
     pub(super) instances: HashMap<MessageId, Instance>,
+    /// Those of them that wait for an operator: they have no lease.
+    pub(super) suspended: HashSet<MessageId>,
     pub(super) timers: BTreeSet<(Timestamp, MessageId, u64)>,
     /// Definitions that instances run, by hash.
     definitions: HashMap<String, Arc<Definition>>,
@@ -88,8 +95,14 @@ pub(super) struct Driver {
 }
 
 /// How an attempt to commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Commit {
+    /// The request has ended.
     Done,
+    /// The instance waits.
+    Waits,
+    /// The message is suspended.
+    Suspended,
     /// Somebody else ended the lease: nothing was applied.
     Refused,
 }
@@ -114,6 +127,7 @@ impl Driver {
             stop,
             kill,
             instances: HashMap::new(),
+            suspended: HashSet::new(),
             timers: BTreeSet::new(),
             definitions: HashMap::new(),
             backlog: VecDeque::new(),
@@ -143,7 +157,7 @@ impl Driver {
         };
         // What was taken and not run goes back to its place.
         for lease in self.held.into_values() {
-            self.core.store.release(lease);
+            self.core.store.untake(lease);
         }
         end
     }
@@ -195,8 +209,11 @@ impl Driver {
                     self.core.call_changed(&call);
                 }
             }
-            if lease.is_some() {
-                self.arm(id, &waiting);
+            match lease {
+                Some(_) => self.arm(id, &waiting),
+                None => {
+                    self.suspended.insert(id);
+                }
             }
             self.instances.insert(id, Instance { request, lease, waiting });
         }
@@ -240,7 +257,8 @@ impl Driver {
             let work = Work::Timer(instance, timer);
             if taken.insert(instance) { batch.push(work) } else { later.push_back(work) }
         }
-        for delivery in self.take(store::Lanes::Requests, room(&batch)) {
+        let free = if self.has_room() { room(&batch) } else { 0 };
+        for delivery in self.take(store::Lanes::Requests, free) {
             if delivery.overtakes && delivery.header.attempts == 1 {
                 let (session, id) = (delivery.header.session, delivery.header.id);
                 let text = "goes before a message that is suspended";
@@ -258,7 +276,29 @@ impl Driver {
         Ok(batch)
     }
 
+    /// Whether the pool has room for another instance. Instances count from start to end, waits included;
+    /// those that are suspended, or whose call is, do not.
+    fn has_room(&self) -> bool {
+        let PoolSize::Limited(pool) = self.routed.plan.common.pool_size else { return true };
+        let aside = self.suspended.len() + self.core.stalled_of(&self.instances);
+        self.instances.len().saturating_sub(aside) < usize::try_from(pool).unwrap_or(usize::MAX)
+    }
+
+    /// A request of the batch goes back to its place; it has not been run, or not for good.
+    fn untake(&mut self, work: Work) {
+        match work {
+            Work::Request(delivery) => {
+                self.held.remove(&delivery.header.id);
+                self.core.store.untake(delivery.lease);
+            }
+            work => self.backlog.push_back(work),
+        }
+    }
+
     fn take(&mut self, lanes: store::Lanes, max: usize) -> Vec<Delivery> {
+        if max == 0 {
+            return Vec::new();
+        }
         let taken = self.core.store.take(self.name(), lanes, max);
         self.held.extend(taken.iter().map(|delivery| (delivery.header.id, delivery.lease)));
         taken
@@ -278,6 +318,7 @@ impl Driver {
                 return Ok(None);
             }
             self.instances.remove(&instance);
+            self.suspended.remove(&instance);
         }
         match work {
             work if self.is_current(&work) => Ok(Some(work)),
@@ -309,6 +350,7 @@ impl Driver {
         self.held.remove(&id);
         let Some(instance) = self.instances.get_mut(&id) else { return };
         instance.lease = Some(lease);
+        self.suspended.remove(&id);
         instance.request = delivery.header;
         let waiting = instance.waiting.clone();
         self.arm(id, &waiting);
@@ -341,9 +383,8 @@ impl Driver {
     async fn wait(&self) {
         let clock = self.core.store.clock();
         let timer = self.timers.first().map(|(at, ..)| *at);
-        let due = [timer, self.core.store.next_due(self.name())].into_iter().flatten().min();
         let due = async {
-            match due {
+            match timer {
                 Some(due) => clock.until(due).await,
                 None => std::future::pending().await,
             }
@@ -427,7 +468,12 @@ impl Driver {
         handle: impl Fn(&Job) -> Option<Done>,
     ) -> Result<(), End> {
         let mut batch = VecDeque::from(batch);
+        let mut full = false;
         while let Some(work) = batch.pop_front() {
+            if full && matches!(work, Work::Request(_)) {
+                self.untake(work);
+                continue;
+            }
             let done = match self.job(&work).await {
                 Ok(job) => {
                     let panicked = || Fault::new("script", "panic", "the process panicked");
@@ -439,12 +485,18 @@ impl Driver {
                 Ok((job, done)) => self.conclude(work, &job, done).await,
                 Err(fault) => self.suspend(work, fault, None).await,
             };
-            if let Err(end) = concluded {
-                self.backlog.extend(batch);
-                return Err(end);
-            }
+            full |= self.is_full_after(concluded?);
         }
         Ok(())
+    }
+
+    /// Whether the requests behind must not start now.
+    fn is_full_after(&self, commit: Commit) -> bool {
+        match commit {
+            Commit::Done | Commit::Refused => false,
+            Commit::Suspended => true,
+            Commit::Waits => !self.has_room(),
+        }
     }
 
     /// Runs jobs on a lane as one batch.
@@ -468,37 +520,39 @@ impl Driver {
         let script_time = self.routed.plan.built.facts.script_time.unwrap_or(SCRIPT_TIME);
         let limit = script_time.saturating_mul(2);
         let Some(mut running) = self.lanes.start(jobs, limit).await else {
-            self.backlog.extend(works.into_iter().map(|(work, _)| work));
             return Err(End::Fault(HostFault::new("thread", "no script thread could be started")));
         };
-        let mut result = Ok(());
-        // After a refused commit the rest of the batch has seen state that is not there: it runs again.
+        // Once a result does not count, the jobs behind it have seen state that is not there: they run again.
         let mut again = false;
+        let mut full = false;
         while let Some(step) = running.next().await {
             let Some((work, job)) = works.pop_front() else { break };
-            if again || result.is_err() {
-                self.backlog.push_back(work);
+            again |= full && matches!(work, Work::Request(_));
+            if again {
+                self.untake(work);
                 continue;
             }
-            let concluded = match step {
-                Step::Done(done) => self.conclude(work, &job, done).await.map(|commit| {
-                    again = matches!(commit, Commit::Refused);
-                }),
+            let commit = match step {
+                Step::Done(done) => self.conclude(work, &job, done).await?,
                 Step::Hung => {
                     let text = format!("ran for more than {} ms; its thread is lost", limit.as_millis());
                     let fault = Fault::new("script", "hung", text);
                     let fenced = self.core.store.fence(work.instance());
-                    self.suspend(work, fault, fenced).await.map(|_| ())
+                    self.suspend(work, fault, fenced).await?
                 }
                 Step::Broken => {
                     let fault = Fault::new("script", "panic", "the script thread ended unexpectedly");
-                    self.suspend(work, fault, None).await.map(|_| ())
+                    self.suspend(work, fault, None).await?
                 }
             };
-            result = concluded;
+            again = commit == Commit::Refused;
+            full |= self.is_full_after(commit);
         }
-        self.backlog.extend(works.into_iter().map(|(work, _)| work));
-        result
+        // After a lost thread: what has not run.
+        for (work, _) in works {
+            self.untake(work);
+        }
+        Ok(())
     }
 
     /// Scripted items rest until the process is restarted.

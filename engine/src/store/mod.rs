@@ -327,7 +327,13 @@ impl Store {
     /// Ends a lease without an outcome: the message is queued at its place, to be taken again. `false` if
     /// the lease had ended already.
     pub fn release(&self, lease: Lease) -> bool {
-        let ready = self.state().release(lease);
+        let ready = self.state().release(lease, true);
+        notify(ready)
+    }
+
+    /// As [`Store::release`], for a message that was taken and not touched: it does not count as an attempt.
+    pub fn untake(&self, lease: Lease) -> bool {
+        let ready = self.state().release(lease, false);
         notify(ready)
     }
 

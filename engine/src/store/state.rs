@@ -320,7 +320,8 @@ impl State {
         self.known_item(name.as_str())?.queue.next_due()
     }
 
-    pub(super) fn release(&mut self, lease: Lease) -> Option<Arc<Notify>> {
+    /// `tried`: it may have been worked on; otherwise taking it does not count as an attempt.
+    pub(super) fn release(&mut self, lease: Lease, tried: bool) -> Option<Arc<Notify>> {
         let id = lease.id;
         if self.leases.get(&id.0) != Some(&lease.generation) {
             return None;
@@ -328,6 +329,7 @@ impl State {
         self.leases.remove(&id.0);
         let row = self.rows.get_mut(&id.0)?;
         row.status = Status::Queued;
+        row.attempts = row.attempts.saturating_sub(u32::from(!tried));
         let item = item(&mut self.items, row.target()?);
         match row.kind {
             Kind::Request => item.queue.put_back(id, None),

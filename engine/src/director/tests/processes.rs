@@ -76,7 +76,8 @@ async fn a_call_waits_and_gets_its_response() {
     let second = gate.receive("second").await;
     let asked = out.next().await;
     assert_eq!(bench.header(id).status, Status::Delivered, "the flow is in flight while it waits");
-    assert_eq!(bench.header(second).status, Status::Queued, "pool 1 counts waits");
+    let behind = bench.header(second);
+    assert_eq!((behind.status, behind.attempts), (Status::Queued, 0), "pool 1 counts waits");
     assert_eq!(kept(&bench.store), 1);
     asked.reply("AA", Body::text("Ack", "welcome".into()));
     assert_eq!(done.next().await.text(), "welcome");
@@ -253,6 +254,34 @@ async fn a_suspended_request_starts_anew_when_resumed() {
     engine.resume(id, Some("anna")).await.unwrap();
     bench.becomes(id, Status::Completed).await;
     assert_eq!(bench.events("message.resumed")[0].who.as_deref(), Some("anna"));
+}
+
+#[tokio::test]
+async fn nothing_passes_a_suspended_request_of_a_held_item() {
+    let mut bench = Bench::new();
+    let gate = bench.service("in", &["flow"]);
+    let process = inline(|job| match job.request_body.as_ref().and_then(Body::as_text) {
+        Some("bad") if job.request.attempts == 1 => {
+            done(Vec::new(), Next::Suspend(Fault::new("message", "unmatched", "no rule")))
+        }
+        _ => done(Vec::new(), Next::Complete),
+    });
+    let held = Common { on_suspend: crate::config::settings::OnSuspend::HoldItem, ..common() };
+    bench.item("flow", crate::registry::ItemKind::Process, process, held);
+    let engine = bench.start().await;
+    let mut ids = Vec::new();
+    for text in ["good", "bad", "behind", "behind"] {
+        let accepted = gate.intake().receive(Inbound::new(Body::text("Text", text.into()))).await.unwrap();
+        ids.push(accepted.headers[0]);
+    }
+    bench.becomes(ids[1], Status::Suspended).await;
+    bench.settle().await;
+    let statuses: Vec<_> = ids.iter().map(|id| bench.header(*id).status).collect();
+    use Status::{Completed, Queued, Suspended};
+    assert_eq!(statuses, [Completed, Suspended, Queued, Queued]);
+    engine.resume(ids[1], None).await.unwrap();
+    bench.becomes(ids[3], Status::Completed).await;
+    assert_eq!(bench.header(ids[3]).attempts, 1, "what was taken and put back untouched does not count");
 }
 
 async fn ask(gate: &Gate, text: &str) -> (MessageId, Box<dyn crate::host::Pending>) {
