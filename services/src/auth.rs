@@ -32,8 +32,12 @@ pub(crate) fn check(build: &mut Build<'_>, auth: Option<&Auth>) {
 pub(crate) struct Guard {
     verifier: Verifier,
     cx: ServiceContext,
-    noted: Mutex<Noted>,
+    noted: EventLimit,
 }
+
+/// Lets a bounded number of events a minute through.
+#[derive(Debug)]
+pub(crate) struct EventLimit(Mutex<Noted>);
 
 /// How many events this minute has had.
 #[derive(Debug)]
@@ -42,11 +46,28 @@ struct Noted {
     events: u32,
 }
 
+impl EventLimit {
+    /// Starts counting.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        EventLimit(Mutex::new(Noted { since: now, events: 0 }))
+    }
+
+    /// Whether one more event may be stored.
+    pub(crate) fn allows(&self, now: Timestamp) -> bool {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(noted.since) >= SignedDuration::from_mins(1) {
+            *noted = Noted { since: now, events: 0 };
+        }
+        noted.events = noted.events.saturating_add(1);
+        noted.events <= EVENTS_A_MINUTE
+    }
+}
+
 impl Guard {
     /// For settings that [`check`] found nothing wrong with.
     pub(crate) fn new(auth: Auth, cx: &ServiceContext) -> Guard {
         let clock = cx.runtime.clock.clone();
-        let noted = Mutex::new(Noted { since: clock.now(), events: 0 });
+        let noted = EventLimit::new(clock.now());
         Guard { verifier: Verifier::new(auth, clock), cx: cx.clone(), noted }
     }
 
@@ -70,7 +91,7 @@ impl Guard {
         };
         let judged = self.verifier.verify(authorization.as_deref().map(String::as_str)).await;
         let Err(refusal) = judged else { return Ok(()) };
-        if self.may_note() {
+        if self.noted.allows(self.cx.runtime.clock.now()) {
             self.cx.event(refusal.event());
         }
         let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::UNAUTHORIZED);
@@ -80,16 +101,6 @@ impl Guard {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
         Err(Box::new(response))
-    }
-
-    fn may_note(&self) -> bool {
-        let now = self.cx.runtime.clock.now();
-        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.duration_since(noted.since) >= SignedDuration::from_mins(1) {
-            *noted = Noted { since: now, events: 0 };
-        }
-        noted.events = noted.events.saturating_add(1);
-        noted.events <= EVENTS_A_MINUTE
     }
 }
 

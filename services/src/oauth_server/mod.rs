@@ -16,17 +16,17 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use septet_engine::config::build::{At, Build, did_you_mean};
 use septet_engine::config::diagnostic::Severity;
-use septet_engine::config::settings::Secret;
+use septet_engine::config::settings::{Secret, ServerTls};
 use septet_engine::config::units::{DurationText, Listen, Ordered, Strings};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
 use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
 use septet_oauth::keys::{Algorithm, algorithm};
 use serde::Deserialize;
-use tokio::net::TcpListener;
 use url::{Host, Url};
 
 use self::clients::Client;
 use self::server::Server;
+use crate::listeners::{self, Lease};
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {
@@ -36,6 +36,9 @@ pub const CLASS: ItemClass = ItemClass {
     schema: || schemars::schema_for!(Settings),
     build,
 };
+
+/// Connections beyond this number are closed at once.
+const MAX_CONNECTIONS: u32 = 1024;
 
 /// Settings of an `oauth.server` service.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -62,6 +65,9 @@ pub struct Settings {
     /// Scopes and what they mean to a person who is asked for consent.
     #[serde(default)]
     pub scopes: Ordered<String>,
+    /// TLS of the listener. Without it the listener is for loopback, or for a proxy that ends TLS.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
     /// Who may ask for tokens, by client id.
     #[serde(default)]
     pub clients: Ordered<ClientSettings>,
@@ -138,6 +144,7 @@ fn yes() -> bool {
 /// Checked settings: what a server needs.
 struct Checked {
     listen: Listen,
+    tls: Option<ServerTls>,
     issuer: Url,
     /// The issuer as it is written: `iss` is exact text.
     issuer_text: String,
@@ -157,7 +164,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
     let checked = check(build, &settings)?;
     let facts = Facts {
-        listens: vec![(settings.listen.get(), None)],
+        listens: vec![(settings.listen.get(), Some("/".to_owned()))],
         no_messages: true,
         urls: vec![format!("{}/oauth2/token", checked.issuer_text.trim_end_matches('/'))],
         ..Facts::default()
@@ -203,6 +210,7 @@ fn check(build: &mut Build<'_>, settings: &Settings) -> Option<Checked> {
     }
     Some(Checked {
         listen: settings.listen,
+        tls: settings.tls.clone(),
         issuer: issuer?,
         issuer_text: settings.issuer.clone(),
         algorithm: algorithm?,
@@ -248,18 +256,16 @@ impl ServiceFactory for ServerFactory {
 /// The running item.
 struct AuthorizationServer {
     settings: Arc<Checked>,
-    bound: Option<(TcpListener, Server)>,
+    bound: Option<(Lease, Server)>,
 }
 
 #[async_trait]
 impl BusinessService for AuthorizationServer {
     async fn bind(&mut self, cx: &ServiceContext) -> Result<(), HostFault> {
-        let address = self.settings.listen.get();
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|error| HostFault::new("bind", format!("cannot listen on {address}: {error}")))?;
+        let Checked { listen, tls, .. } = self.settings.as_ref();
+        let lease = listeners::lease(listen.get(), "/", tls.as_ref(), MAX_CONNECTIONS, cx)?;
         let keys = keys::open(self.settings.algorithm, &cx.item, cx.runtime.keep.as_ref()).await?;
-        self.bound = Some((listener, Server::new(self.settings.clone(), keys, cx.clone())));
+        self.bound = Some((lease, Server::new(self.settings.clone(), keys, cx.clone())));
         Ok(())
     }
 
@@ -267,11 +273,9 @@ impl BusinessService for AuthorizationServer {
         if self.bound.is_none() {
             self.bind(&cx).await?;
         }
-        let Some((listener, server)) = self.bound.take() else { return Ok(()) };
-        let stop = cx.stop.clone();
-        axum::serve(listener, server::router(server))
-            .with_graceful_shutdown(async move { stop.cancelled().await })
-            .await
-            .map_err(|error| HostFault::new("listen", format!("the listener failed: {error}")))
+        if let Some((lease, server)) = self.bound.take() {
+            lease.serve(Arc::new(server::router(server)), &cx).await;
+        }
+        Ok(())
     }
 }

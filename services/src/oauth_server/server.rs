@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::Body;
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, PRAGMA, WWW_AUTHENTICATE,
@@ -21,9 +22,13 @@ use serde_json::{Value, json};
 use super::Checked;
 use super::keys::Keys;
 use super::token::{ErrorCode, Parameters, SeenAssertions, TokenError};
+use crate::auth::EventLimit;
+use crate::listeners::{Unread, closing, read_body};
 
 /// Token requests are small.
-const BODY_LIMIT: usize = 64 * 1024;
+const BODY_LIMIT: u64 = 64 * 1024;
+/// And quick.
+const BODY_TIME: Duration = Duration::from_secs(30);
 
 /// One running authorization server. Cheap to clone.
 #[derive(Clone)]
@@ -34,6 +39,7 @@ struct Inner {
     keys: Keys,
     cx: ServiceContext,
     seen: Mutex<SeenAssertions>,
+    noted: EventLimit,
 }
 
 impl fmt::Debug for Server {
@@ -44,7 +50,8 @@ impl fmt::Debug for Server {
 
 impl Server {
     pub(super) fn new(settings: Arc<Checked>, keys: Keys, cx: ServiceContext) -> Self {
-        Server(Arc::new(Inner { settings, keys, cx, seen: Mutex::default() }))
+        let noted = EventLimit::new(cx.runtime.clock.now());
+        Server(Arc::new(Inner { settings, keys, cx, seen: Mutex::default(), noted }))
     }
 
     pub(super) fn settings(&self) -> &Checked {
@@ -116,7 +123,7 @@ pub(super) fn router(server: Server) -> Router {
     for path in documents {
         router = router.route(&path, get(metadata));
     }
-    router.layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(server)
+    router.with_state(server)
 }
 
 async fn metadata(State(server): State<Server>) -> Response {
@@ -140,11 +147,24 @@ async fn token_by_post() -> Response {
     response
 }
 
-async fn token(State(server): State<Server>, headers: HeaderMap, body: Bytes) -> Response {
+async fn token(State(server): State<Server>, headers: HeaderMap, body: Body) -> Response {
+    let clock = &server.0.cx.runtime.clock;
+    let body = match read_body(&headers, body, BODY_LIMIT, BODY_TIME, clock).await {
+        Ok(body) => body,
+        Err(unread) => {
+            let mut response = refused(&TokenError::new(ErrorCode::InvalidRequest, "the body was not taken"));
+            *response.status_mut() = match unread {
+                Unread::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+                Unread::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
+                Unread::Broken => StatusCode::BAD_REQUEST,
+            };
+            return closing(response);
+        }
+    };
     match answer(&server, &headers, &body) {
         Ok(reply) => uncached(Json(reply).into_response()),
         Err(error) => {
-            if error.code == ErrorCode::InvalidClient {
+            if error.code == ErrorCode::InvalidClient && server.0.noted.allows(server.now()) {
                 let event = NewEvent::new(Level::Warning, "auth.refused", error.code.as_str());
                 server
                     .0
