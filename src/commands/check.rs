@@ -90,3 +90,36 @@ fn explain(code: &str) -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use septet_engine::config::codes;
+
+    /// Every code in the sources below a folder, tests left out.
+    fn used(folder: &Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            let path = entry.path();
+            let name = entry.file_name();
+            if path.is_dir() && !matches!(name.to_str(), Some("target" | "tests" | ".git")) {
+                used(&path, found);
+            } else if name.to_str().is_some_and(|name| name.ends_with(".rs") && name != "codes.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let quoted = text.split('"').filter(|word| word.len() == 5 && word.starts_with('S'));
+                found
+                    .extend(quoted.filter(|w| w[1..].bytes().all(|b| b.is_ascii_digit())).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_that_is_used_is_explained() {
+        let mut found = BTreeSet::new();
+        used(Path::new(env!("CARGO_MANIFEST_DIR")), &mut found);
+        assert!(found.len() > 30, "the sources were not found");
+        let unexplained: Vec<_> = found.iter().filter(|code| codes::find(code).is_none()).collect();
+        assert!(unexplained.is_empty(), "add to engine/src/config/codes.rs: {unexplained:?}");
+    }
+}

@@ -178,8 +178,8 @@ fn check_common(build: &mut Build<'_>) {
 /// An HL7 path, or the name of a record's field.
 fn check_path(build: &mut Build<'_>, at: &[At<'_>], text: &str) {
     let word = |part: &str| {
-        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        part.starts_with(|c: char| c.is_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_alphanumeric() || c == '_')
     };
     let segment = text.get(..3).is_some_and(|name| {
         name.starts_with(|c: char| c.is_ascii_uppercase())
