@@ -4,6 +4,9 @@
 //!
 //! What is true for every HL7 service is in [`crate::hl7_common`], the listener in [`crate::listeners`].
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;

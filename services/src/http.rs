@@ -7,6 +7,8 @@
 
 mod inbound;
 mod respond;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

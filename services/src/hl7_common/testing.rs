@@ -99,6 +99,11 @@ impl Desk {
         self.taken.lock().unwrap().iter().map(id).collect()
     }
 
+    /// Everything that was taken, as it was handed in.
+    pub(crate) fn taken(&self) -> Vec<Inbound> {
+        self.taken.lock().unwrap().clone()
+    }
+
     /// Waits until this many messages were taken.
     pub(crate) async fn until(&self, count: usize) {
         loop {
