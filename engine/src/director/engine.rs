@@ -21,6 +21,8 @@ use crate::process::LaneServices;
 use crate::registry::ItemKind;
 use crate::store::Store;
 
+/// How long items that have reached the deadline may take to be dropped.
+const GRACE: Duration = Duration::from_secs(2);
 /// Key of the plan that ran last.
 const LAST: &str = "last";
 
@@ -108,7 +110,12 @@ impl Engine {
         for kind in [ItemKind::Service, ItemKind::Process, ItemKind::Operation] {
             let items = self.all().into_iter().filter(|item| item.routed.plan.kind == kind);
             let left = Duration::try_from(end.duration_since(clock.now())).unwrap_or_default();
-            join_all(items.map(|item| async move { item.end(left).await })).await;
+            let ends = join_all(items.map(|item| async move { item.end(left).await }));
+            tokio::select! {
+                _ = ends => {}
+                // An item that does not even let itself be dropped is left behind.
+                () = clock.sleep(left.saturating_add(GRACE)) => {}
+            }
         }
         if let Err(failed) = self.0.core.store.close().await {
             tracing::error!(error = %failed, "the store could not be closed cleanly");

@@ -2,30 +2,23 @@
 //! back-off what the environment does not let run, and takes orders from operators. A panic or an early
 //! return of one host ends here and touches nothing else.
 
-use std::fmt;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::config::settings::PoolSize;
 use crate::director::ItemState;
 use crate::director::alerts::Alert;
 use crate::director::core::{Core, Routed, lock};
-use crate::director::intake::Door;
 use crate::director::lanes::Lanes;
-use crate::director::operation::Operation;
-use crate::director::process::Driver;
+use crate::director::run::{self, Prepared, Run};
 use crate::event::{Level, NewEvent};
-use crate::host::{BusinessService, HostFault, Keep, KeepFamily, Runtime, ServiceContext, ServiceFactory};
+use crate::host::{HostFault, Keep, KeepFamily};
 use crate::id::ItemName;
 use crate::queue::Policy;
-use crate::registry::{Factory, ItemKind};
+use crate::registry::ItemKind;
 use crate::store::{Op, StoreFailed};
 
 /// First and longest wait of an item that is faulted.
@@ -192,85 +185,6 @@ fn policy(routed: &Routed) -> Policy {
     Policy { pool, ordered: !common.order_by.is_empty(), on_suspend: common.on_suspend }
 }
 
-/// A service that is bound and not yet running.
-pub(super) struct Prepared {
-    host: Box<dyn BusinessService>,
-    cx: ServiceContext,
-    kill: CancellationToken,
-}
-
-impl fmt::Debug for Prepared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Prepared({})", self.cx.item)
-    }
-}
-
-/// Creates and binds a service.
-pub(super) async fn prepare(
-    core: &Arc<Core>,
-    routed: &Arc<Routed>,
-    runtime: Runtime,
-    factory: &dyn ServiceFactory,
-) -> Result<Prepared, HostFault> {
-    let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
-    let intake = Arc::new(Door::new(core.clone(), routed.clone(), kill.clone()));
-    let item = routed.plan.name.clone();
-    let cx = ServiceContext { item, runtime, stop, intake };
-    let mut host = factory.create();
-    match AssertUnwindSafe(host.bind(&cx)).catch_unwind().await {
-        Ok(Ok(())) => Ok(Prepared { host, cx, kill }),
-        Ok(Err(fault)) => Err(fault),
-        Err(_) => Err(HostFault::new("panic", "the host panicked")),
-    }
-}
-
-/// The tasks of one run of an item.
-struct Run {
-    stop: CancellationToken,
-    kill: CancellationToken,
-    tasks: JoinSet<End>,
-}
-
-impl Run {
-    /// How the next task ended; `Stopped` when there is none left.
-    async fn next_end(&mut self) -> Option<End> {
-        match self.tasks.join_next().await {
-            None => None,
-            Some(Ok(end)) => Some(end),
-            Some(Err(failed)) if failed.is_cancelled() => Some(End::Stopped),
-            Some(Err(_)) => Some(End::Fault(HostFault::new("panic", "the host panicked"))),
-        }
-    }
-
-    /// Lets work in flight finish within the time; what has not ended then is dropped.
-    async fn drain(&mut self, core: &Core, within: Duration) -> End {
-        self.stop.cancel();
-        let clock = core.store.clock().clone();
-        let deadline = clock.sleep(within);
-        tokio::pin!(deadline);
-        let mut result = End::Stopped;
-        let mut late = false;
-        loop {
-            tokio::select! {
-                biased;
-                end = self.next_end() => match end {
-                    None => break,
-                    Some(End::Stopped) => {}
-                    Some(end) => result = end,
-                },
-                () = &mut deadline, if !late => {
-                    late = true;
-                    self.kill.cancel();
-                }
-                // Not the clock's time: this is how long a task may take to look at its token.
-                () = tokio::time::sleep(Duration::from_millis(500)), if late => self.tasks.abort_all(),
-            }
-        }
-        self.kill.cancel();
-        result
-    }
-}
-
 struct Supervisor {
     core: Arc<Core>,
     lanes: Arc<Lanes>,
@@ -388,8 +302,9 @@ impl Supervisor {
     /// Starts the item and stays with it until it ends.
     async fn run_once(&mut self) -> Next {
         let mut run = match self.launch().await {
-            Ok(run) => run,
-            Err(fault) => return Next::Retry(fault),
+            Ok(Ok(run)) => run,
+            Ok(Err(fault)) => return Next::Retry(fault),
+            Err(next) => return next,
         };
         *lock(&self.fault) = None;
         let before = self.state.send_replace(ItemState::Running);
@@ -454,68 +369,23 @@ impl Supervisor {
         }
     }
 
-    async fn launch(&mut self) -> Result<Run, HostFault> {
-        let factory = self.routed.plan.built.factory.clone();
-        match factory {
-            Factory::Service(factory) => self.launch_service(&*factory).await,
-            Factory::Operation(factory) => {
-                let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
-                // A start tries at once, however long the next retry should have waited.
-                self.core.store.hurry(self.name());
-                let (core, routed) = (self.core.clone(), self.routed.clone());
-                let operation = Operation::new(core, routed, factory, stop.clone(), kill.clone());
-                let operation = Arc::new(operation);
-                let slots = match self.routed.plan.common.pool_size {
-                    PoolSize::Limited(slots) => slots.max(1),
-                    PoolSize::Unlimited => 64,
-                };
-                let mut run = Run { stop, kill, tasks: JoinSet::new() };
-                let mut started = Vec::new();
-                for _ in 0..slots {
-                    let (sender, receiver) = oneshot::channel();
-                    started.push(receiver);
-                    run.tasks.spawn(operation.clone().slot(sender));
-                }
-                for receiver in started {
-                    if receiver.await.is_err() {
-                        return Err(failed_start(&mut run, &self.core).await);
+    /// Launches the item; an order to stop ends that too, however long the environment takes.
+    async fn launch(&mut self) -> Result<Result<Run, HostFault>, Next> {
+        let prepared = self.prepared.take();
+        let launching = run::launch(self.core.clone(), self.lanes.clone(), self.routed.clone(), prepared);
+        tokio::pin!(launching);
+        loop {
+            tokio::select! {
+                biased;
+                order = self.orders.recv() => match order {
+                    Some(Order::Start(_, done)) => {
+                        let _ = done.send(());
                     }
-                }
-                Ok(run)
-            }
-            Factory::Process(host) => {
-                let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
-                let (core, routed) = (self.core.clone(), self.routed.clone());
-                let lanes = self.lanes.clone();
-                let driver = Driver::new(core, lanes, routed, host, stop.clone(), kill.clone());
-                let mut tasks = JoinSet::new();
-                tasks.spawn(driver.run());
-                Ok(Run { stop, kill, tasks })
+                    order => return Err(self.obey_idle(order)),
+                },
+                launched = &mut launching => return Ok(launched),
             }
         }
-    }
-
-    async fn launch_service(&mut self, factory: &dyn ServiceFactory) -> Result<Run, HostFault> {
-        let prepared = match self.prepared.take() {
-            Some(prepared) => prepared,
-            None => {
-                let runtime = self.core.directory().runtime.clone();
-                prepare(&self.core, &self.routed, runtime, factory).await?
-            }
-        };
-        let Prepared { host, cx, kill } = prepared;
-        let stop = cx.stop.clone();
-        let stopping = stop.clone();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            match AssertUnwindSafe(host.run(cx)).catch_unwind().await {
-                Ok(_) if stopping.is_cancelled() => End::Stopped,
-                Ok(Ok(())) => End::Fault(HostFault::new("ended", "the service returned early")),
-                Ok(Err(fault)) => End::Fault(fault),
-                Err(_) => End::Fault(HostFault::new("panic", "the host panicked")),
-            }
-        });
-        Ok(Run { stop, kill, tasks })
     }
 
     fn on_schedule(&self) -> bool {
@@ -535,16 +405,4 @@ impl Supervisor {
             () = clock.sleep(SCHEDULE_TICK) => Next::Run,
         }
     }
-}
-
-/// A slot could not start: ends the others and gives the reason.
-async fn failed_start(run: &mut Run, core: &Core) -> HostFault {
-    let first = run.next_end().await;
-    let rest = run.drain(core, Duration::ZERO).await;
-    for end in [first, Some(rest)].into_iter().flatten() {
-        if let End::Fault(fault) = end {
-            return fault;
-        }
-    }
-    HostFault::new("ended", "the host returned early")
 }

@@ -30,6 +30,7 @@ mod orphans;
 mod outcome;
 mod process;
 mod reload;
+mod run;
 mod verdict;
 mod watch;
 

@@ -14,7 +14,8 @@ use futures_util::future::join_all;
 use crate::config::plan::{ItemPlan, Plan};
 use crate::director::core::{Directory, Routed};
 use crate::director::engine::Engine;
-use crate::director::items::{self, Item, Prepared};
+use crate::director::items::Item;
+use crate::director::run::{self, Prepared};
 use crate::director::{Orphans, StartError, orphans};
 use crate::event::{Level, NewEvent};
 use crate::id::ItemName;
@@ -98,7 +99,7 @@ impl Engine {
         for routed in services {
             let Factory::Service(factory) = &routed.plan.built.factory else { continue };
             let name = routed.plan.name.clone();
-            let bound = items::prepare(&self.0.core, routed, directory.runtime.clone(), &**factory).await;
+            let bound = run::prepare(&self.0.core, routed, directory.runtime.clone(), &**factory).await;
             match bound {
                 Ok(bound) => prepared.insert(name, bound),
                 Err(fault) => return Err(StartError::Item { item: name, text: fault.to_string() }),

@@ -85,3 +85,55 @@ impl Verdict {
         Retry::At(now.saturating_add(wait).unwrap_or(Timestamp::MAX), since)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reply::Family;
+    use crate::director::tests::support::{common, header};
+
+    fn replied(code: &str, retry_after: Option<u64>) -> Result<Outcome, OperationError> {
+        let retry_after = retry_after.map(Duration::from_secs);
+        Ok(Outcome::Replied { code: code.into(), body: None, fault: None, retry_after })
+    }
+
+    fn wait(attempts: u32, retry_after: Option<u64>) -> i64 {
+        let verdict = judge(replied("503", retry_after), &ReplyActions::builtin(Family::Http));
+        assert_eq!(verdict.action, Action::Retry);
+        let now = Timestamp::from_second(1000).unwrap();
+        let failed = Header { attempts, ..header() };
+        match verdict.retry(&failed, &common(), now) {
+            Retry::At(at, since) => {
+                assert_eq!(since, now);
+                at.duration_since(now).as_secs()
+            }
+            Retry::GiveUp => panic!("there is no failure_timeout"),
+        }
+    }
+
+    #[test]
+    fn a_wait_doubles_up_to_a_minute_and_respects_retry_after() {
+        assert_eq!([1, 2, 3, 4, 5, 99].map(|attempts| wait(attempts, None)), [5, 10, 20, 40, 60, 60]);
+        assert_eq!(wait(1, Some(120)), 120);
+        assert_eq!(wait(4, Some(1)), 40, "never sooner than our own");
+        assert_eq!(wait(1, Some(u64::MAX)), 3600, "a day in a header is no day of silence");
+    }
+
+    #[test]
+    fn a_code_that_does_not_complete_is_the_error_and_one_that_does_keeps_its_fault_for_the_caller() {
+        let refused = judge(replied("404", None), &ReplyActions::builtin(Family::Http));
+        assert_eq!(refused.fault.unwrap().to_string(), "404: the peer answered 404");
+        let mistyped = Outcome::Replied {
+            code: "200".into(),
+            body: None,
+            fault: Some(Fault::new("message", "reply", "Reply.status is missing")),
+            retry_after: None,
+        };
+        let kept = judge(Ok(mistyped), &ReplyActions::builtin(Family::Http));
+        assert_eq!((kept.action, kept.fault.unwrap().name), (Action::Complete, "message".into()));
+        let wrong = judge(Err(OperationError::message("path", "x")), &ReplyActions::builtin(Family::Http));
+        assert_eq!(wrong.action, Action::Suspend);
+        let plain = ReplyActions::builtin(Family::Plain);
+        assert_eq!(judge(Ok(Outcome::Sent), &plain).action, Action::Complete);
+    }
+}

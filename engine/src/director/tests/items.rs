@@ -120,6 +120,24 @@ async fn at_the_deadline_a_message_in_flight_goes_back_and_is_sent_again() {
 }
 
 #[tokio::test]
+async fn an_item_that_hangs_while_it_binds_can_be_stopped() {
+    let mut bench = Bench::new();
+    let gate = bench.service("in", &["out"]);
+    let _out = bench.operation("out", common());
+    let engine = bench.start().await;
+    engine.stop_item("in", None).await.unwrap();
+    gate.hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+    let starting = tokio::spawn({
+        let engine = engine.clone();
+        async move { engine.start_item("in", None).await }
+    });
+    bench.item_is(&engine, "in", ItemState::Starting).await;
+    soon("the stop", engine.stop_item("in", None)).await.unwrap();
+    assert_eq!(engine.find("in").unwrap().state(), ItemState::Stopped);
+    soon("the end of the start", starting).await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn a_disabled_item_keeps_its_queue() {
     let mut bench = Bench::new();
     let gate = bench.service("in", &["out"]);

@@ -7,4 +7,4 @@ mod durable;
 mod items;
 mod processes;
 mod scripted;
-mod support;
+pub(super) mod support;

@@ -127,6 +127,8 @@ pub(super) struct Gate {
     contexts: Arc<Mutex<Vec<ServiceContext>>>,
     pub(super) failing: Arc<Mutex<Option<HostFault>>>,
     pub(super) panics: Arc<tokio::sync::Notify>,
+    /// Binding never comes to an end.
+    pub(super) hangs: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl fmt::Debug for Gate {
@@ -161,6 +163,9 @@ impl ServiceFactory for Gate {
 #[async_trait]
 impl BusinessService for Gate {
     async fn bind(&mut self, cx: &ServiceContext) -> Result<(), HostFault> {
+        if self.hangs.load(std::sync::atomic::Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
         if let Some(fault) = self.failing.lock().unwrap().clone() {
             return Err(fault);
         }
@@ -214,7 +219,7 @@ pub(super) fn router(targets: &[&str]) -> Factory {
 
 // --- the production ---
 
-pub(super) fn common() -> Common {
+pub(in crate::director) fn common() -> Common {
     Common {
         enabled: true,
         pool_size: PoolSize::Limited(1),
@@ -233,6 +238,36 @@ pub(super) fn common() -> Common {
         response_timeout: Duration::from_secs(30),
         idempotency_header: "Idempotency-Key".into(),
         reply_actions: None,
+    }
+}
+
+/// A queued header of nothing in particular.
+pub(in crate::director) fn header() -> Header {
+    Header {
+        id: MessageId(1),
+        session: MessageId(1).into(),
+        kind: crate::header::Kind::Request,
+        request_id: None,
+        caused_by: None,
+        resent_from: None,
+        source: "in".into(),
+        target: Some("out".into()),
+        type_name: "Text".into(),
+        control_id: "".into(),
+        status: Status::Queued,
+        error: None,
+        attempts: 0,
+        created: Timestamp::UNIX_EPOCH,
+        processed: None,
+        body_id: None,
+        size: 0,
+        keys: Arc::default(),
+        reply_to: crate::header::ReplyTo::Nobody,
+        position: 1,
+        order_keys: Arc::default(),
+        next_attempt: None,
+        failing_since: None,
+        unsolicited: false,
     }
 }
 
