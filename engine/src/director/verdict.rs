@@ -89,8 +89,8 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reply::Family;
     use crate::director::tests::support::{common, header};
+    use crate::reply::Family;
 
     fn replied(code: &str, retry_after: Option<u64>) -> Result<Outcome, OperationError> {
         let retry_after = retry_after.map(Duration::from_secs);
