@@ -70,7 +70,8 @@ fn patient(body: &[u8]) -> &[u8] {
 
 fn ack(id: &[u8]) -> Vec<u8> {
     let id = String::from_utf8_lossy(id);
-    format!("\x0bMSH|^~\\&|EHR|HOSP|ADT|HOSP|20260301||ACK^A08|A{id}|P|2.5.1\rMSA|AA|{id}\r\x1c\r").into_bytes()
+    format!("\x0bMSH|^~\\&|EHR|HOSP|ADT|HOSP|20260301||ACK^A08|A{id}|P|2.5.1\rMSA|AA|{id}\r\x1c\r")
+        .into_bytes()
 }
 
 /// Counts what arrives and checks that each patient's messages come in order.
@@ -90,8 +91,13 @@ async fn receive(listener: TcpListener, receiver: Arc<Receiver>) {
             while let Ok(Some(body)) = frame(&mut stream, &mut buffer).await {
                 let id = control_id(&body);
                 // Ids are `CONNECTION-NUMBER`; a patient belongs to one connection.
-                let number = std::str::from_utf8(id).ok().and_then(|id| id.rsplit_once('-')?.1.parse::<u64>().ok());
-                let before = receiver.last.lock().expect("no panic").insert(patient(&body).to_vec(), number.unwrap_or(0));
+                let number =
+                    std::str::from_utf8(id).ok().and_then(|id| id.rsplit_once('-')?.1.parse::<u64>().ok());
+                let before = receiver
+                    .last
+                    .lock()
+                    .expect("no panic")
+                    .insert(patient(&body).to_vec(), number.unwrap_or(0));
                 if before.is_some_and(|before| Some(before) > number) {
                     receiver.overtaken.fetch_add(1, Ordering::Relaxed);
                 }
@@ -119,7 +125,9 @@ async fn relay(listener: TcpListener, target: u16) {
                 out.push(0x0b);
                 out.extend_from_slice(&body);
                 out.extend_from_slice(b"\x1c\r");
-                if stream.write_all(&out).await.is_err() || !matches!(frame(&mut stream, &mut buffer).await, Ok(Some(_))) {
+                if stream.write_all(&out).await.is_err()
+                    || !matches!(frame(&mut stream, &mut buffer).await, Ok(Some(_)))
+                {
                     return;
                 }
             }
@@ -133,7 +141,9 @@ async fn relay(listener: TcpListener, target: u16) {
             let mut buffer = BytesMut::with_capacity(16 * 1024);
             while let Ok(Some(body)) = frame(&mut stream, &mut buffer).await {
                 let answer = ack(control_id(&body));
-                let slot = patient(&body).iter().fold(0_usize, |hash, byte| hash.wrapping_mul(31) + *byte as usize) % POOL;
+                let slot =
+                    patient(&body).iter().fold(0_usize, |hash, byte| hash.wrapping_mul(31) + *byte as usize)
+                        % POOL;
                 let Some(slot) = pool.get(slot) else { return };
                 if slot.send(body).await.is_err() || stream.write_all(&answer).await.is_err() {
                     return;
@@ -177,7 +187,8 @@ async fn load(port: u16, receiver: &Arc<Receiver>) -> Run {
                     out.extend_from_slice(b"\x1c\r");
                     let sent = Instant::now();
                     stream.write_all(&out).await.expect("the service reads");
-                    let answer = frame(&mut stream, &mut buffer).await.expect("the service answers").expect("an ack");
+                    let answer =
+                        frame(&mut stream, &mut buffer).await.expect("the service answers").expect("an ack");
                     let positive = answer.windows(7).any(|window| window == b"MSA|AA|");
                     assert!(positive, "not acknowledged");
                     times.push(sent.elapsed());
@@ -208,7 +219,10 @@ async fn load(port: u16, receiver: &Arc<Receiver>) -> Run {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port")
+        .port()
 }
 
 /// The binary with a production that routes from one port to another.
@@ -249,7 +263,9 @@ async fn wait_for(port: u16) {
 }
 
 fn print(name: &str, run: &Run, relay: Option<&Run>) {
-    let ratio = relay.map(|relay| format!("  {:5.1} % of the relay", run.rate / relay.rate * 100.0)).unwrap_or_default();
+    let ratio = relay
+        .map(|relay| format!("  {:5.1} % of the relay", run.rate / relay.rate * 100.0))
+        .unwrap_or_default();
     println!(
         "{name:<28} {:>8} messages  {:>8.0}/s  ack p50 {:>6.2} ms  p99 {:>6.2} ms  out of order {}{ratio}",
         run.delivered,
@@ -273,9 +289,10 @@ async fn main() {
     let relay = load(relayed, &receiver).await;
     print("bare ack-and-forward relay", &relay, None);
 
-    for (name, operation) in
-        [("septet, pool 8 by patient", "pool_size = 8\norder_by = \"PID-3.1\""), ("septet, pool 1", "pool_size = 1")]
-    {
+    for (name, operation) in [
+        ("septet, pool 8 by patient", "pool_size = 8\norder_by = \"PID-3.1\""),
+        ("septet, pool 1", "pool_size = 1"),
+    ] {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let inbound = free_port();
         let mut child = septet(folder.path(), inbound, outbound, operation);
