@@ -90,6 +90,8 @@ pub(crate) struct Gathered {
     types: BTreeSet<String>,
     /// Set where something other than a script touches `state`.
     pub(crate) uses_state: bool,
+    /// Set where a record may be sent whose type is known only when it is there.
+    pub(crate) any_type: bool,
 }
 
 impl Gathered {
@@ -130,13 +132,14 @@ impl Gathered {
     /// The definition.
     pub(crate) fn finish(self, names: &Names, process: Process, limits: Limits) -> Definition {
         let mentions = |word: &str| self.scripts.iter().any(|script| script.code.contains(word));
-        let types = self.types.iter().filter_map(|name| {
-            let declared = names.types.get(name)?;
+        let wanted =
+            names.types.iter().filter(|declared| self.any_type || self.types.contains(&declared.name));
+        let types = wanted.map(|declared| {
             let fields = declared.fields.iter().map(|(field, decl)| {
                 let optional = if decl.optional { "?" } else { "" };
                 (field.clone(), format!("{}{optional}", decl.kind.name()))
             });
-            Some((name.clone(), fields.collect()))
+            (declared.name.clone(), fields.collect())
         });
         let lookups = if mentions("lookup") { names.lookups.clone() } else { BTreeMap::new() };
         let closure = Closure {

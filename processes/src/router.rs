@@ -137,7 +137,8 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings = build.settings::<RouterSettings>()?;
     let before = build.problems.len();
     let mut gathered = Gathered::default();
-    let mut facts = Facts { answers: true, ..Facts::default() };
+    let script_time = Some(settings.script_time.get());
+    let mut facts = Facts { answers: true, script_time, ..Facts::default() };
     let mut rules = Vec::new();
     for (index, rule) in settings.rules.iter().enumerate() {
         rules.extend(build_rule(build, index, rule, &mut gathered, &mut facts));

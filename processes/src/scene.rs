@@ -16,7 +16,7 @@ use crate::router::{Scripts, field};
 use crate::script::engine::{Engine, Loaded};
 use crate::script::hl7_value::{Origin, as_message, message_value, taken_apart};
 use crate::script::raised::Raised;
-use crate::script::values::{Helpers, StoredMessage};
+use crate::script::values::{Helpers, StoredMessage, UNTYPED};
 use crate::time;
 use crate::transform::{Source, TransformDef};
 
@@ -236,7 +236,8 @@ impl<'s, 'js> Scene<'s, 'js> {
         made.map_err(|error| Raised::message(&self.place(at), &error))
     }
 
-    /// A value as a body: HL7, text, or JSON; none for nothing.
+    /// A value as a body: HL7, text, or a record; none for nothing. A record that came with a message type
+    /// (a transform's result, a typed reply) is one of that type again, and is checked as such.
     pub(crate) fn body_of(&self, value: &Value<'js>, at: &str) -> Result<Option<Outgoing>, Raised> {
         if value.is_null() || value.is_undefined() {
             return Ok(None);
@@ -254,14 +255,20 @@ impl<'s, 'js> Scene<'s, 'js> {
         if value.as_object().is_some() && *value == self.request {
             return Ok(Some(Outgoing::Request));
         }
+        let type_name = self.guarded(at, || self.helpers.type_of(value))?;
         let json = self.guarded(at, || self.helpers.to_json(value.clone()))?;
-        Ok(json.map(|json| Outgoing::New(Body::record(Record::untyped("Json", json)))))
+        let Some(json) = json else { return Ok(None) };
+        let record = match type_name.filter(|name| self.stage.types.get(name).is_some()) {
+            Some(name) => self.record(&name, json, at)?,
+            None => Record::untyped(UNTYPED, json),
+        };
+        Ok(Some(Outgoing::New(Body::record(record))))
     }
 
     /// What a transform made, as a value.
     pub(crate) fn made_value(&self, made: Made, at: &str) -> Result<Value<'js>, Raised> {
         self.guarded(at, || match made {
-            Made::Record(record) => self.helpers.json_value(&record.fields),
+            Made::Record(record) => self.helpers.record_value(&record),
             Made::Hl7(message) => message_value(&self.cx, message, Origin::Own, true),
         })
     }

@@ -174,6 +174,17 @@ impl Message {
         })
     }
 
+    /// The segment with this [`Segment::number`], without a search.
+    pub fn segment(&self, number: usize) -> Option<Segment<'_>> {
+        let range = self.0.spans.get(number.checked_sub(1)?)?.range();
+        Some(Segment {
+            text: self.text().get(range.clone()).unwrap_or_default(),
+            scan: self.scan().get(range).unwrap_or_default(),
+            reading: self.reading(),
+            number,
+        })
+    }
+
     /// All segments of one name.
     pub fn segments_named(&self, name: &str) -> impl Iterator<Item = Segment<'_>> {
         let name = <[u8; 3]>::try_from(name.as_bytes()).ok();

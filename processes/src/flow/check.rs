@@ -239,6 +239,7 @@ impl<'a> Reader<'_, '_, 'a> {
             })
         });
         let with = step.get("with").and_then(|entry| self.within("with", |r| r.expression(&entry.node)));
+        self.gathered.any_type |= message.is_none() && with.is_some();
         Payload { message, with }
     }
 
@@ -362,6 +363,7 @@ impl<'a> Reader<'_, '_, 'a> {
             "alert" | "trace" => self.within(verb, |r| r.message(verb, value)),
             "reply" => {
                 self.facts.answers = true;
+                self.gathered.any_type = true;
                 if let Some(script) = self.within(verb, |r| r.expression(value)) {
                     self.push(Act::Reply { script });
                 }

@@ -16,7 +16,7 @@ use schemars::JsonSchema;
 use septet_engine::config::build::Build;
 use septet_engine::config::diagnostic::Severity;
 use septet_engine::config::units::{ByteSize, DurationText};
-use septet_engine::registry::{Built, Factory, ItemClass, ItemKind, ProcessHost};
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind, ProcessHost};
 use serde::Deserialize;
 
 use crate::closure::Process;
@@ -36,7 +36,13 @@ pub(crate) const CLASS: ItemClass = ItemClass {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FlowSettings {
-    /// What is done, in order. A step is a table with one verb.
+    /// What is done, in order. A step is a table with one verb and its keys: `assign = { "context.x" = "expr" }`;
+    /// `if`, `then`, `else`; `switch = [ { case, do }, { default = true, do } ]`; `foreach`, `as`, `do`; `while`,
+    /// `do`; `call`, `message`, `with`, `into`, `timeout`, `on_timeout` ("discard" or "leave"), `async`, `name`;
+    /// `sync = [names]`, `timeout`, `any`; `parallel = [ [steps], [steps] ]`; `transform`, `from`, `into`; `code`;
+    /// `send`, `message`, `with`; `delay` (a duration, or an expression of a time); `alert`, `trace` (text with
+    /// {expr}); `reply`; `throw`; `scope`, `catch = [ { fault = "name", do }, { any = true, do } ]`. Inside a
+    /// scope a step may have `compensate = [steps]`. In a `catch`, `fault` has name, code, text and detail.
     pub steps: schema::Steps,
     /// How long one script may run.
     #[serde(default = "script_time")]
@@ -57,5 +63,5 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let limits = Limits { time: settings.script_time.get(), memory: settings.script_memory.get() };
     let definition = checked.gathered.finish(build.names, Process::Flow(checked.program), limits);
     let factory = Factory::Process(ProcessHost::Lane(Arc::new(definition)));
-    Some(Built { factory, facts: checked.facts })
+    Some(Built { factory, facts: Facts { script_time: Some(limits.time), ..checked.facts } })
 }

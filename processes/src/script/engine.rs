@@ -181,7 +181,8 @@ impl Engine {
         self.job_deadline.set(Instant::now().checked_add(limits.time));
     }
 
-    /// Whether this job has used up its time; whoever catches that gets as much again.
+    /// Whether this job has used up its time; whoever catches that gets half as much again, so that no job
+    /// takes twice its time, at which the watchdog gives its thread up.
     pub(crate) fn late(&self) -> bool {
         let late = self.job_deadline.get().is_some_and(|deadline| Instant::now() >= deadline);
         if late {
@@ -193,7 +194,7 @@ impl Engine {
     fn tripped(&self) {
         self.trips.set(self.trips.get() + 1);
         self.spent.set(true);
-        self.job_deadline.set(Instant::now().checked_add(self.limits.get().time));
+        self.job_deadline.set(Instant::now().checked_add(self.limits.get().time / 2));
     }
 
     /// Runs `work`, which calls into JavaScript, under the job's deadline; an exception becomes a

@@ -338,7 +338,10 @@ impl SegmentValue {
 
 impl SegmentValue {
     fn read<T>(&self, read: impl FnOnce(Segment<'_>) -> T) -> Option<T> {
-        self.content.borrow().with_segments(|segments| segments.nth(self.number.checked_sub(1)?).map(read))
+        match &*self.content.borrow() {
+            Content::Whole(message) => message.segment(self.number).map(read),
+            Content::Edited(editor) => editor.segments().nth(self.number.checked_sub(1)?).map(read),
+        }
     }
 
     /// A path within this segment as a path in the message.

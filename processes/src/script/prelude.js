@@ -54,7 +54,18 @@
   const put = (object, key, value) =>
     Object.defineProperty(object, key, { value, enumerable: true, writable: true, configurable: true });
 
-  // Values as JSON that comes back as it was: dates, HL7 messages and segments are tagged.
+  // The message type of a record goes with it, unseen: what is sent on is of the same type again.
+  const typed = (value, type) => {
+    if (type !== undefined && typeof value === "object" && value !== null && !Object.hasOwn(value, "$type"))
+      Object.defineProperty(value, "$type", { value: type });
+    return value;
+  };
+  const typeOf = (value) => {
+    const found = Object.getOwnPropertyDescriptor(value, "$type");
+    return found !== undefined && !found.enumerable && typeof found.value === "string" ? found.value : undefined;
+  };
+
+  // Values as JSON that comes back as it was: dates, records, HL7 messages and segments are tagged.
   const encode = (value, at) => {
     switch (typeof value) {
       case "string": case "boolean": return value;
@@ -82,7 +93,9 @@
       const item = encode(value[key], at + 1);
       if (item !== undefined) put(out, key, item);
     }
-    if (keys.length === 1 && (keys[0] === "$date" || keys[0] === "$hl7" || keys[0] === "$plain")) return { $plain: out };
+    const type = typeOf(value);
+    if (type !== undefined) return { $record: { type, fields: out } };
+    if (keys.length === 1 && ["$date", "$hl7", "$plain", "$record"].includes(keys[0])) return { $plain: out };
     return out;
   };
   const decode = (value) => {
@@ -93,6 +106,7 @@
       if (keys[0] === "$date") return new RealDate(value.$date === null ? NaN : value.$date);
       if (keys[0] === "$hl7") return restore(value.$hl7);
       if (keys[0] === "$plain") return fields(value.$plain);
+      if (keys[0] === "$record") return typed(fields(value.$record.fields), value.$record.type);
       if (isSealed(value)) return secret(value.$sealed);
     }
     return fields(value);
@@ -122,8 +136,9 @@
   const parse = JSON.parse;
   const stringify = JSON.stringify;
   const helpers = {
-    record: (json) => record(parse(json)),
-    frozen: (json) => freeze(record(parse(json))),
+    record: (json, type) => typed(record(parse(json)), type),
+    frozen: (json, type) => freeze(typed(record(parse(json)), type)),
+    type: (value) => (typeof value === "object" && value !== null ? typeOf(value) : undefined),
     plain: (value) => stringify(value),
     encode: (value) => stringify(encode(value, 0)),
     decode: (json) => decode(parse(json)),

@@ -16,6 +16,9 @@ use serde_json::Value as Json;
 
 use super::hl7_value::{Kept, Origin, message_value, segment_value, taken_apart};
 
+/// The type of records that nobody declared.
+pub(crate) const UNTYPED: &str = "Json";
+
 /// HL7 messages that kept values refer to.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Keeper {
@@ -96,19 +99,19 @@ impl Keeper {
 /// The prelude's helpers between jobs.
 pub(crate) struct SavedHelpers([Persistent<Function<'static>>; NAMES.len()]);
 
-const NAMES: [&str; 7] = ["record", "frozen", "plain", "encode", "decode", "time", "merge"];
+const NAMES: [&str; 8] = ["record", "frozen", "plain", "encode", "decode", "time", "merge", "type"];
 
 impl SavedHelpers {
     pub(crate) fn save<'js>(cx: &Ctx<'js>, helpers: &Object<'js>) -> Result<Self> {
         let get = |name: &str| {
             Ok::<_, rquickjs::Error>(Persistent::save(cx, helpers.get::<_, Function<'js>>(name)?))
         };
-        let [a, b, c, d, e, f, g] = NAMES;
-        Ok(SavedHelpers([get(a)?, get(b)?, get(c)?, get(d)?, get(e)?, get(f)?, get(g)?]))
+        let [a, b, c, d, e, f, g, h] = NAMES;
+        Ok(SavedHelpers([get(a)?, get(b)?, get(c)?, get(d)?, get(e)?, get(f)?, get(g)?, get(h)?]))
     }
 
     pub(crate) fn restore<'js>(&self, cx: &Ctx<'js>) -> Result<Helpers<'js>> {
-        let [record, frozen, plain, encode, decode, time, merge] = &self.0;
+        let [record, frozen, plain, encode, decode, time, merge, type_of] = &self.0;
         let get = |saved: &Persistent<Function<'static>>| saved.clone().restore(cx);
         Ok(Helpers {
             record: get(record)?,
@@ -118,6 +121,7 @@ impl SavedHelpers {
             decode: get(decode)?,
             time: get(time)?,
             merge: get(merge)?,
+            type_of: get(type_of)?,
         })
     }
 }
@@ -131,6 +135,7 @@ pub(crate) struct Helpers<'js> {
     decode: Function<'js>,
     time: Function<'js>,
     merge: Function<'js>,
+    type_of: Function<'js>,
 }
 
 impl<'js> Helpers<'js> {
@@ -144,12 +149,23 @@ impl<'js> Helpers<'js> {
         if body.format() == Format::Record && body.as_record().is_some() {
             let json = body.as_text().unwrap_or("null");
             let read = if origin == Origin::Request { &self.frozen } else { &self.record };
-            return read.call((json,));
+            let type_name = Some(body.type_name()).filter(|name| *name != UNTYPED);
+            return read.call((json, type_name));
         }
         match body.as_text() {
             Some(text) => Ok(rquickjs::String::from_str(cx.clone(), text)?.into_value()),
             None => Ok(Value::new_null(cx.clone())),
         }
+    }
+
+    /// A record as a value; secrets in it are opaque.
+    pub(crate) fn record_value(&self, record: &Record) -> Result<Value<'js>> {
+        self.record.call((record.fields.to_string(), record.type_name.as_str()))
+    }
+
+    /// The message type of a record that is a value.
+    pub(crate) fn type_of(&self, value: &Value<'js>) -> Result<Option<String>> {
+        self.type_of.call((value.clone(),))
     }
 
     /// JSON as a plain value; secrets in it are opaque.

@@ -75,7 +75,7 @@ fn missing_and_wrong_values_are_reported() {
     "#), @r#"
     5:5 S0330 foreach needs do
     5:44 S0330 request cannot name a variable
-    6:34 S0330 a duration is a number with ms, s, m, h or d, such as "5s"
+    6:34 S0330 expected a duration such as "5s": a number with ms, s, m, h or d
     6:47 S0330 on_timeout needs timeout
     6:60 S0330 on_timeout is "discard" or "leave" (did you mean leave?)
     6:75 S0330 reply is neither context.… nor state.…

@@ -548,3 +548,25 @@ fn facts_tell_the_engine_who_is_called() {
     assert_eq!((bench.facts.calls.len(), bench.facts.sends.len()), (1, 1));
     assert!(bench.facts.waits && bench.facts.answers);
 }
+
+#[test]
+fn a_record_keeps_its_message_type_over_waits_and_is_checked_when_it_is_sent_on() {
+    let mut bench = Bench::new(&LAB_RESULTS.replace(
+        r#"  { call = "vendor", message = "SubmitResult", with = "context.result", into = "context.reply" },
+"#,
+        r#"  { delay = "1s" },
+  { call = "vendor", with = "context.result", into = "context.reply" },
+  { send = "archive", with = "context.reply" },
+  { send = "archive", with = "{ ...context.reply }" },
+  { code = "context.result.extra = 1" },
+  { reply = "context.result" },
+"#,
+    ));
+    bench.hl7(ORU);
+    assert!(bench.timer(1).starts_with("call 1 vendor SubmitResult {"));
+    insta::assert_snapshot!(bench.reply(1, "SubmitResultReply", json!({ "status": "accepted" })), @r#"
+    send archive SubmitResultReply {"status":"accepted"}
+    send archive Json {"status":"accepted"}
+    fail [message] message: p step 7 (reply): SubmitResult has no field extra
+    "#);
+}

@@ -35,7 +35,7 @@ fn set_comes_before_code_and_the_result_is_checked_against_its_type() {
         code = "target.values = source.all('OBX').map(o => ({ code: o.get('OBX-3.1'), value: o.get('OBX-5') })); target.count += 1""#,
     );
     insta::assert_snapshot!(bench.hl7(ORU), @r#"
-    send archive Json {"accession":"A-1","count":3,"values":[{"code":"718-7","value":"13.5"},{"code":"4544-3","value":"41"}],"extra":{"source":"LAB"}}
+    send archive Result {"accession":"A-1","count":3,"values":[{"code":"718-7","value":"13.5"},{"code":"4544-3","value":"41"}],"extra":{"source":"LAB"}}
     complete
     "#);
 }
@@ -56,7 +56,7 @@ fn hl7_values_are_read_as_the_fields_type() {
         set = { accession = "OBR-3.1", count = "OBX[2]-5", at = "MSH-7", values = "OBX[*]-5" }"#,
     );
     insta::assert_snapshot!(bench.hl7(ORU), @r#"
-    send archive Json {"accession":"A-1","count":41,"at":"2026-03-14T11:00:00Z","values":["13.5","41"]}
+    send archive Result {"accession":"A-1","count":41,"at":"2026-03-14T11:00:00Z","values":["13.5","41"]}
     complete
     "#);
     insta::assert_snapshot!(bench.hl7(&ORU.replace("|41|", "|n/a|")), @"fail [transform] transform: p step 1 (transform t), transform t: Result.count must be integer");
@@ -87,7 +87,7 @@ fn records_are_transformed_by_field_names() {
         set = { accession = "order.number", pin = { value = "1234" } }"#,
     );
     insta::assert_snapshot!(bench.json(json!({ "order": { "number": "A-9" } })), @r#"
-    send archive Json {"accession":"A-9","pin":"•••"}
+    send archive Result {"accession":"A-9","pin":"•••"}
     complete
     "#);
 }
@@ -107,5 +107,5 @@ fn code_may_make_a_new_target() {
         r#"to = "Result"
         code = "target = { accession: 'new' }""#,
     );
-    assert!(bench.hl7(ORU).contains(r#"Json {"accession":"new"}"#));
+    assert!(bench.hl7(ORU).contains(r#"Result {"accession":"new"}"#));
 }

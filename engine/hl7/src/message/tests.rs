@@ -82,6 +82,8 @@ fn segments_are_listed_with_their_places() {
     let codes: Vec<String> = oru.segments_named("OBX").map(|obx| obx.value("OBX-3.1").unwrap()).collect();
     assert_eq!(codes, ["A", "B", "C"]);
     assert_eq!(oru.segments().next_back().unwrap().number(), 6);
+    assert_eq!(oru.segment(6).unwrap().raw(), oru.segments().next_back().unwrap().raw());
+    assert!(oru.segment(0).is_none() && oru.segment(7).is_none());
     assert_eq!(oru.segments_named("nonsense").count(), 0);
 }
 
