@@ -163,6 +163,15 @@ pub(crate) fn check_tls(build: &mut Build<'_>, tls: Option<&ClientTls>) {
     }
 }
 
+/// Checks the common key `idempotency_header`.
+pub(crate) fn check_idempotency_header(build: &mut Build<'_>) -> Option<HeaderName> {
+    let header = HeaderName::try_from(build.common.idempotency_header.as_str()).ok();
+    if header.is_none() {
+        build.error("S0336", &[At::Key("idempotency_header")], "this is no name of an HTTP header", None);
+    }
+    header
+}
+
 /// Whether a URL's host is this machine.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {

@@ -4,8 +4,10 @@
 
 mod client_tls;
 pub mod file;
+pub mod hl7_http;
 pub mod hl7_mllp;
 mod http_client;
+mod http_template;
 pub mod rest;
 pub mod template;
 #[cfg(test)]
@@ -14,4 +16,4 @@ mod testing;
 use septet_engine::registry::ItemClass;
 
 /// The classes of operations, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, rest::CLASS, file::CLASS];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, hl7_http::CLASS, rest::CLASS, file::CLASS];

@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use reqwest::Method;
 use reqwest::header::HeaderName;
 use schemars::JsonSchema;
-use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::build::{At, Build};
 use septet_engine::config::diagnostic::Severity;
 use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::Ordered;
@@ -26,13 +26,16 @@ use septet_engine::host::{
     BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
 };
 use septet_engine::id::ItemName;
-use septet_engine::record::{FieldType, MessageType};
+use septet_engine::record::FieldType;
 use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_engine::token::Placement;
 use serde::Deserialize;
 
-use crate::http_client::{OauthUse, Peer, check_clear_text, check_tls, check_url, client, peer_name};
+use crate::http_client::{
+    OauthUse, Peer, check_clear_text, check_idempotency_header, check_tls, check_url, client, peer_name,
+};
+use crate::http_template::{Known, check_headers, check_template, is_credential};
 use crate::template::Template;
 
 /// The class.
@@ -120,9 +123,6 @@ pub(crate) struct RequestPlan {
 const METHODS: [Method; 6] =
     [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::HEAD];
 
-/// Headers whose value is a secret though it stands in the file.
-const CREDENTIALS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
-
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
     let before = build.problems.iter().filter(|p| p.severity == Severity::Error).count();
@@ -131,10 +131,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     if let Some(oauth) = &settings.oauth {
         build.oauth_client(&[At::Key("oauth")], &oauth.client);
     }
-    let header = HeaderName::try_from(build.common.idempotency_header.as_str());
-    if header.is_err() {
-        build.error("S0336", &[At::Key("idempotency_header")], "this is no name of an HTTP header", None);
-    }
+    let header = check_idempotency_header(build);
     if settings.requests.is_empty() {
         let suggestion = Some(format!("add [operations.{}.requests.TYPE]", build.item));
         build.error("S0334", &[At::Key("requests")], "no message type is mapped to a request", suggestion);
@@ -162,19 +159,10 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         peer: peer_name(&url),
         oauth: settings.oauth,
         tls: settings.tls,
-        idempotency_header: header.ok()?,
+        idempotency_header: header?,
     };
     let facts = Facts { oauth, replies: Some(Family::Http), answers: true, ..Facts::default() };
     Some(Built { factory: Factory::Operation(Arc::new(RestFactory(Arc::new(rest)))), facts })
-}
-
-/// What a message type's name says about its content.
-#[derive(Clone, Copy)]
-enum Known<'a> {
-    Declared(&'a MessageType),
-    Hl7,
-    /// `Json`, `Text` and such: nothing is known of their fields.
-    Open,
 }
 
 /// Types that services and operations make of undeclared content.
@@ -240,29 +228,9 @@ fn request_plan(
     }
 
     let url = check_template(build, &place("path"), known, &format!("{}{}", settings.url, request.path));
-    let mut headers = Vec::new();
-    for (header, text) in request.headers.iter() {
-        let at = [At::Key("requests"), At::Key(name), At::Key("headers"), At::Key(header)];
-        let template = check_template(build, &at, known, text);
-        match HeaderName::try_from(header) {
-            Ok(header) if matches!(header.as_str(), "host" | "content-length" | "transfer-encoding") => {
-                build.error("S0336", &at, "this header is set by the connection", None);
-                whole = false;
-            }
-            Ok(reqwest::header::AUTHORIZATION) if placement == Some(Placement::Header) => {
-                build.error("S0336", &at, "Authorization is set by oauth", None);
-                whole = false;
-            }
-            Ok(header) => match template {
-                Some(template) => headers.push((header, template)),
-                None => whole = false,
-            },
-            Err(_) => {
-                build.error("S0336", &at, "this is no name of an HTTP header", None);
-                whole = false;
-            }
-        }
-    }
+    let at = [At::Key("requests"), At::Key(name), At::Key("headers")];
+    let headers = check_headers(build, &at, known, placement, &request.headers);
+    whole &= headers.is_some();
     let mut query = Vec::new();
     for (parameter, text) in request.query.iter() {
         let at = [At::Key("requests"), At::Key(name), At::Key("query"), At::Key(parameter)];
@@ -272,49 +240,15 @@ fn request_plan(
         }
     }
     let reply = request.reply.clone().filter(|reply| !UNDECLARED.contains(&reply.as_str()));
-    let (method, url) = (method?, url?);
+    let (method, url, headers) = (method?, url?, headers?);
     whole.then_some(RequestPlan { method, url, body: request.body, headers, query, reply, placement })
-}
-
-/// Reads a template and compares its places with the message type.
-fn check_template(build: &mut Build<'_>, at: &[At<'_>], known: Known<'_>, text: &str) -> Option<Template> {
-    let template = match Template::parse(text) {
-        Ok(template) => template,
-        Err(error) => {
-            build.error("S0337", at, error.to_string(), None);
-            return None;
-        }
-    };
-    let mut whole = true;
-    for name in template.fields() {
-        let wrong = match known {
-            Known::Declared(declared) => {
-                let first = name.split('.').next().unwrap_or(name);
-                let field = |field: &str| declared.fields.iter().any(|(known, _)| known == field);
-                let near = did_you_mean(name, declared.fields.iter().map(|(known, _)| known.as_str()));
-                (!field(name) && !field(first))
-                    .then(|| (format!("{} has no field {name}", declared.name), near))
-            }
-            Known::Hl7 => {
-                let path = name.parse::<septet_hl7::Path>();
-                path.err().map(|error| (format!("this is no HL7 path: {error}"), None))
-            }
-            Known::Open => None,
-        };
-        if let Some((text, suggestion)) = wrong {
-            build.error("S0337", at, text, suggestion);
-            whole = false;
-        }
-    }
-    whole.then_some(template)
 }
 
 /// Whether the request carries a secret: a secret field of its message, or credentials in a header.
 fn has_secret(build: &Build<'_>, name: &str, request: &RequestSettings) -> bool {
     let declared = build.names.types.get(name);
     let field = declared.is_some_and(|t| t.fields.iter().any(|(_, field)| field.kind == FieldType::Secret));
-    let header = |name: &str| CREDENTIALS.iter().any(|known| name.eq_ignore_ascii_case(known));
-    field || request.headers.iter().any(|(name, _)| header(name))
+    field || request.headers.iter().any(|(name, _)| is_credential(name))
 }
 
 // === Running ===

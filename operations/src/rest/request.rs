@@ -10,11 +10,11 @@ use septet_engine::token::{AccessToken, Placement};
 use septet_engine::vault::{Vault, VaultError};
 use serde_json::Value;
 use url::{Url, form_urlencoded};
-use zeroize::Zeroizing;
 
 use super::{BodyKind, RequestPlan};
 use crate::http_client::Secrets;
-use crate::template::{FillError, Place, Source, Template};
+use crate::http_template::{fill_headers, present, unsuitable};
+use crate::template::{Place, Source};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -28,7 +28,6 @@ pub(super) fn make(
     let runtime = &cx.runtime;
     let source =
         Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
-    let unsuitable = |error: FillError| OperationError::message("template", error.to_string());
     let record = cx.body.as_record();
     if let Some(record) = record {
         note_secrets(record, &runtime.vault, secrets).map_err(sealed)?;
@@ -54,31 +53,8 @@ pub(super) fn make(
         request.headers_mut().insert(CONTENT_TYPE, content_type);
         *request.body_mut() = Some(bytes.into());
     }
-    for (name, template) in &plan.headers {
-        if let Some(value) = present(template, Place::Header, &source).map_err(unsuitable)? {
-            let wrong = |_| OperationError::message("template", format!("the header {name} cannot be sent"));
-            let mut value = HeaderValue::from_str(&value).map_err(wrong)?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(name, value);
-        }
-    }
+    fill_headers(&plan.headers, &source, request.headers_mut())?;
     Ok(request)
-}
-
-/// The filled template; nothing where it is a single place and the message has no value for it: an optional
-/// header or parameter is left out rather than sent empty.
-fn present(
-    template: &Template,
-    place: Place,
-    source: &Source<'_>,
-) -> Result<Option<Zeroizing<String>>, FillError> {
-    let text = template.source();
-    let alone = text.starts_with('{') && text.find('}') == Some(text.len() - 1);
-    match template.fill(place, source) {
-        Ok(value) if alone && value.is_empty() => Ok(None),
-        Err(FillError::Missing(_)) if alone => Ok(None),
-        filled => filled.map(Some),
-    }
 }
 
 /// Content type and bytes of the body, if the request has one.

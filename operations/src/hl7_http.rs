@@ -1,0 +1,415 @@
+//! `type = "hl7.http"`: sends HL7 messages as HTTP requests; the acknowledgement in the reply, framed or
+//! bare, is judged as over MLLP (CONTRACT §2, §2.1).
+//!
+//! A readable acknowledgement counts whatever the HTTP status is. It belongs to its message (P7): one whose
+//! MSA-2 is not the message's MSH-10 is an `ack.stray` and counts as no reply (`none`), as does a success
+//! without an acknowledgement. Any other status without one is no usable reply (`fault`).
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use reqwest::{Method, Request, StatusCode};
+use schemars::JsonSchema;
+use septet_engine::body::{Body, HL7};
+use septet_engine::config::build::{At, Build};
+use septet_engine::config::settings::ClientTls;
+use septet_engine::config::units::Ordered;
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::fault::Fault;
+use septet_engine::host::{
+    BusinessOperation, Disposition, HostFault, OperationContext, OperationError, OperationFactory, Outcome,
+    Runtime,
+};
+use septet_engine::id::ItemName;
+use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::reply::Family;
+use septet_engine::token::{AccessToken, Placement};
+use septet_hl7::ack::{Ack, ack_of};
+use septet_hl7::{Message, mllp};
+use serde::Deserialize;
+use url::Url;
+
+use crate::hl7_mllp::{MatchAck, judge};
+use crate::http_client::{
+    OauthUse, Peer, Reply, check_clear_text, check_idempotency_header, check_tls, check_url, client,
+    peer_name,
+};
+use crate::http_template::{Known, check_headers, check_template, fill_headers, is_credential, unsuitable};
+use crate::template::{Place, Source, Template};
+
+/// The class, for the table.
+pub const CLASS: ItemClass = ItemClass {
+    type_name: "hl7.http",
+    kind: ItemKind::Operation,
+    summary: "Sends HL7 messages over HTTP; the acknowledgement in the reply is judged as over MLLP.",
+    schema: || schemars::schema_for!(Settings),
+    build,
+};
+
+/// Settings of an `hl7.http` operation.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// Where messages are posted. `{PID-3.1}` takes a field of the message, and
+    /// `{id} {session} {control_id} {date} {time}` something of its header.
+    url: String,
+    /// The OAuth client whose token goes with every request: its name, or `{ client, placement }` with
+    /// placement `header` (the default) or `query`.
+    oauth: Option<OauthUse>,
+    /// The content type that messages are sent with.
+    #[serde(default = "hl7")]
+    content_type: String,
+    /// Headers; templates like `url`. One that is a single absent field is left out.
+    #[serde(default)]
+    headers: Ordered<String>,
+    /// Which acknowledgement answers a message: the one whose MSA-2 is the message's MSH-10 (`control_id`), or
+    /// any (only for peers that do not send MSA-2).
+    #[serde(default)]
+    match_ack: MatchAck,
+    /// Lets tokens and credentials go over plain http to other machines: for networks that are trusted.
+    #[serde(default)]
+    allow_plain_http: bool,
+    /// Trust and client certificate.
+    tls: Option<ClientTls>,
+}
+
+fn hl7() -> String {
+    HL7.to_owned()
+}
+
+fn build(build: &mut Build<'_>) -> Option<Built> {
+    let settings: Settings = build.settings()?;
+    let url = check_url(build, &settings.url);
+    check_tls(build, settings.tls.as_ref());
+    let mut right = true;
+    if let Some(oauth) = &settings.oauth {
+        right &= build.oauth_client(&[At::Key("oauth")], &oauth.client);
+        if oauth.placement == Placement::Body {
+            let text = "placement = \"body\" sends a form, which an HL7 message cannot be";
+            let suggestion = Some("use placement = \"header\"".to_owned());
+            build.error("S0335", &[At::Key("oauth"), At::Key("placement")], text, suggestion);
+            right = false;
+        }
+    }
+    let content_type = HeaderValue::from_str(&settings.content_type).ok();
+    if content_type.is_none() {
+        build.error("S0336", &[At::Key("content_type")], "this is no content type", None);
+    }
+    if settings.match_ack == MatchAck::Any {
+        let text =
+            "any acknowledgement counts for any message: one of another message is credited to this one";
+        let suggestion = Some("leave it at \"control_id\" unless the peer sends no MSA-2".to_owned());
+        build.warning("S0354", &[At::Key("match_ack")], text, suggestion);
+    }
+    let idempotency_header = check_idempotency_header(build);
+    let template = check_template(build, &[At::Key("url")], Known::Hl7, &settings.url);
+    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
+    let headers = check_headers(build, &[At::Key("headers")], Known::Hl7, placement, &settings.headers);
+    let url = url?;
+    let credentials = settings.headers.iter().any(|(name, _)| is_credential(name));
+    let token = settings.oauth.is_some().then_some("an OAuth token");
+    let secret = token.or(credentials.then_some("a secret"));
+    check_clear_text(build, &url, secret, settings.allow_plain_http);
+    let oauth: Vec<String> = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
+    let plan = Plan {
+        url: template?,
+        peer: peer_name(&url),
+        content_type: content_type?,
+        headers: headers?,
+        match_ack: settings.match_ack,
+        oauth: settings.oauth,
+        tls: settings.tls,
+        idempotency_header: idempotency_header?,
+    };
+    let facts = Facts { oauth, replies: Some(Family::Hl7), answers: true, ..Facts::default() };
+    let factory = Factory::Operation(Arc::new(Hl7HttpFactory(Arc::new(plan))));
+    right.then_some(Built { factory, facts })
+}
+
+// === Running ===
+
+struct Plan {
+    url: Template,
+    /// `host:port`, for texts.
+    peer: String,
+    content_type: HeaderValue,
+    headers: Vec<(HeaderName, Template)>,
+    match_ack: MatchAck,
+    oauth: Option<OauthUse>,
+    tls: Option<ClientTls>,
+    idempotency_header: HeaderName,
+}
+
+struct Hl7HttpFactory(Arc<Plan>);
+
+impl fmt::Debug for Hl7HttpFactory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hl7Http({})", self.0.peer)
+    }
+}
+
+impl OperationFactory for Hl7HttpFactory {
+    fn create(&self, _runtime: &Runtime, _item: &ItemName) -> Box<dyn BusinessOperation> {
+        Box::new(Hl7HttpOperation { plan: self.0.clone(), peer: None })
+    }
+}
+
+struct Hl7HttpOperation {
+    plan: Arc<Plan>,
+    /// There once started.
+    peer: Option<Peer>,
+}
+
+#[async_trait]
+impl BusinessOperation for Hl7HttpOperation {
+    async fn start(&mut self) -> Result<(), HostFault> {
+        self.peer = Some(Peer {
+            client: client(self.plan.tls.as_ref())?,
+            name: self.plan.peer.clone(),
+            oauth: self.plan.oauth.clone(),
+            idempotency_header: self.plan.idempotency_header.clone(),
+        });
+        Ok(())
+    }
+
+    async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
+        let peer = self.peer.as_ref();
+        let peer =
+            peer.ok_or_else(|| OperationError::fault("start", "the operation has not been started"))?;
+        let not_hl7 =
+            || OperationError::message("hl7", "the message is not HL7, which is all that is sent here");
+        let message = cx.body.as_hl7().ok_or_else(not_hl7)?;
+        let make = |token: Option<&AccessToken>, _: &mut _| request(&self.plan, cx, message, token);
+        let reply = peer.exchange(cx, make).await?;
+        let ours = |ack: &Ack| {
+            self.plan.match_ack == MatchAck::Any || ack.control_id.trim() == message.control_id().trim()
+        };
+        outcome(&reply, ours, cx, &peer.name)
+    }
+}
+
+/// The request for one message: a pure function of header, body and token.
+fn request(
+    plan: &Plan,
+    cx: &OperationContext,
+    message: &Message,
+    token: Option<&AccessToken>,
+) -> Result<Request, OperationError> {
+    let runtime = &cx.runtime;
+    let source =
+        Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
+    let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
+    let mut url = Url::parse(&text)
+        .map_err(|_| OperationError::message("template", "the message makes no valid URL"))?;
+    let in_query = plan.oauth.as_ref().is_some_and(|oauth| oauth.placement == Placement::Query);
+    if let Some(token) = token.filter(|_| in_query) {
+        url.query_pairs_mut().append_pair("access_token", &token.secret);
+    }
+    let mut request = Request::new(Method::POST, url);
+    request.headers_mut().insert(CONTENT_TYPE, plan.content_type.clone());
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(HL7));
+    *request.body_mut() = Some(message.raw().clone().into());
+    fill_headers(&plan.headers, &source, request.headers_mut())?;
+    Ok(request)
+}
+
+/// What the reply means for the message.
+fn outcome(
+    reply: &Reply,
+    ours: impl Fn(&Ack) -> bool,
+    cx: &OperationContext,
+    peer: &str,
+) -> Result<Outcome, OperationError> {
+    let retry_after = reply.retry_after(cx.runtime.clock.now());
+    let bare = mllp::unframed(&reply.body);
+    let message = Message::parse(Bytes::copy_from_slice(bare)).ok();
+    let read = message.and_then(|message| Some((ack_of(&message).ok()?, message)));
+    let (code, body, fault) = match read {
+        Some((ack, message)) if ours(&ack) => {
+            let (code, fault) = judge(&ack);
+            (code, Some(Body::hl7(message)), fault)
+        }
+        Some(_) => {
+            let text = "the acknowledgement in the reply answers another message";
+            cx.event(NewEvent::new(Level::Warning, "ack.stray", text));
+            ("none".to_owned(), None, Some(Fault::new("call", "none", text)))
+        }
+        None if reply.is_success() => {
+            let text = format!("{peer} answered HTTP {} without an acknowledgement", reply.status);
+            ("none".to_owned(), None, Some(with_words(Fault::new("call", "none", text), reply)))
+        }
+        None => {
+            let reason = StatusCode::from_u16(reply.status).ok().and_then(|status| status.canonical_reason());
+            let reason = reason.unwrap_or("an unknown status");
+            let text = format!("{peer} answered HTTP {} {reason} without an acknowledgement", reply.status);
+            let fault = with_words(Fault::new("call", format!("{:03}", reply.status), text), reply);
+            if retry_after.is_none() {
+                return Err(OperationError { disposition: Disposition::ByCode("fault"), fault });
+            }
+            ("fault".to_owned(), None, Some(fault))
+        }
+    };
+    Ok(Outcome::Replied { code, body, fault, retry_after })
+}
+
+fn with_words(fault: Fault, reply: &Reply) -> Fault {
+    match reply.words() {
+        Some(words) => fault.with_detail(words),
+        None => fault,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::http::{HeaderMap, Uri};
+    use axum::response::{IntoResponse, Response};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::testing::{Events, check, delivery, hl7, runtime};
+
+    const MESSAGE: &str = "MSH|^~\\&|A|B|C|D|20260101||ORU^R01|M1|P|2.5\rPID|1||4711\rZZZ|odd\n";
+
+    fn ack(code: &str, id: &str) -> String {
+        format!("MSH|^~\\&|C|D|A|B|20260101||ACK|9|P|2.5\rMSA|{code}|{id}|Jane Doe\r")
+    }
+
+    struct Sent {
+        result: Result<Outcome, OperationError>,
+        seen: Vec<(String, HeaderMap, String)>,
+        events: Vec<&'static str>,
+    }
+
+    impl Sent {
+        fn code(&self) -> &str {
+            match self.result.as_ref().unwrap() {
+                Outcome::Replied { code, .. } => code,
+                Outcome::Sent => panic!("there is always a reply"),
+            }
+        }
+    }
+
+    /// Sends [`MESSAGE`] to a peer that answers with `reply`.
+    async fn send(reply: impl Fn() -> Response + Clone + Send + Sync + 'static) -> Sent {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let log = seen.clone();
+        let router = Router::new().fallback(move |uri: Uri, headers: HeaderMap, body: String| {
+            log.lock().unwrap().push((uri.to_string(), headers, body));
+            let response = reply();
+            async move { response }
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hl7/{{PID-3.1}}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let plan = Plan {
+            url: Template::parse(&url).unwrap(),
+            peer: "partner.example:443".into(),
+            content_type: HeaderValue::from_static("x-application/hl7-v2+er7"),
+            headers: vec![("x-type".parse().unwrap(), Template::parse("{MSH-9.2}").unwrap())],
+            match_ack: MatchAck::ControlId,
+            oauth: None,
+            tls: None,
+            idempotency_header: "idempotency-key".parse().unwrap(),
+        };
+        let mut operation = Hl7HttpOperation { plan: Arc::new(plan), peer: None };
+        operation.start().await.unwrap();
+        let events = Arc::new(Events::default());
+        let cx = delivery(42, hl7(MESSAGE), &runtime(events.clone()));
+        let result = operation.on_message(&cx).await;
+        let seen = seen.lock().unwrap().clone();
+        Sent { result, seen, events: events.kinds() }
+    }
+
+    #[tokio::test]
+    async fn the_message_goes_out_byte_for_byte_and_its_ack_is_the_reply() {
+        let sent = send(|| ack("AA", "M1").into_response()).await;
+        let (uri, headers, body) = &sent.seen[0];
+        assert_eq!((uri.as_str(), body.as_str()), ("/hl7/4711", MESSAGE));
+        assert_eq!(headers["content-type"], "x-application/hl7-v2+er7");
+        assert_eq!(
+            (&headers["x-type"], &headers["idempotency-key"]),
+            (&"R01".parse().unwrap(), &"e1-42".parse().unwrap())
+        );
+        assert_eq!(sent.code(), "AA");
+        let Ok(Outcome::Replied { body: Some(body), fault: None, .. }) = sent.result else { panic!() };
+        assert_eq!((body.type_name(), body.as_text().unwrap()), ("ACK", ack("AA", "M1").as_str()));
+    }
+
+    #[tokio::test]
+    async fn an_ack_counts_whatever_the_status_and_framed_or_bare() {
+        for (status, code) in [(200, "AA"), (500, "AE"), (400, "AR"), (503, "AR"), (200, "CE")] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(send(move || (status, ack(code, "M1")).into_response()).await.code(), code);
+        }
+        let framed = || format!("\u{b}{}\u{1c}\r", ack("AE", "M1")).into_response();
+        let sent = send(framed).await;
+        let Ok(Outcome::Replied { code, body: Some(body), fault: Some(fault), .. }) = sent.result else {
+            panic!()
+        };
+        assert_eq!((code.as_str(), body.as_text().unwrap()), ("AE", ack("AE", "M1").as_str()));
+        assert!(!fault.text.contains("Jane Doe") && fault.detail.unwrap().0.contains("Jane Doe"));
+    }
+
+    #[tokio::test]
+    async fn an_ack_of_another_message_is_none() {
+        let sent = send(|| ack("AA", "M2").into_response()).await;
+        assert_eq!((sent.code(), sent.events.as_slice()), ("none", ["ack.stray"].as_slice()));
+    }
+
+    #[tokio::test]
+    async fn without_an_ack_a_success_is_none_and_anything_else_a_fault() {
+        assert_eq!(send(|| "OK".into_response()).await.code(), "none");
+        assert_eq!(send(|| StatusCode::NO_CONTENT.into_response()).await.code(), "none");
+        let sent = send(|| (StatusCode::BAD_GATEWAY, "proxy says no").into_response()).await;
+        let error = sent.result.unwrap_err();
+        assert_eq!((&error.disposition, error.fault.code.as_str()), (&Disposition::ByCode("fault"), "502"));
+        assert_eq!(
+            error.fault.text,
+            "partner.example:443 answered HTTP 502 Bad Gateway without an acknowledgement"
+        );
+        let busy = || (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "3")]).into_response();
+        let Ok(Outcome::Replied { code, retry_after, .. }) = send(busy).await.result else { panic!() };
+        assert_eq!((code.as_str(), retry_after.unwrap().as_secs()), ("fault", 3));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_hl7_is_the_messages_own_fault() {
+        let plan = Plan {
+            url: Template::parse("http://127.0.0.1:9/").unwrap(),
+            peer: "x".into(),
+            content_type: HeaderValue::from_static(HL7),
+            headers: Vec::new(),
+            match_ack: MatchAck::ControlId,
+            oauth: None,
+            tls: None,
+            idempotency_header: "idempotency-key".parse().unwrap(),
+        };
+        let mut operation = Hl7HttpOperation { plan: Arc::new(plan), peer: None };
+        operation.start().await.unwrap();
+        let body = crate::testing::record(serde_json::json!({}));
+        let error = operation.on_message(&delivery(1, body, &runtime(Arc::default()))).await.unwrap_err();
+        assert_eq!(error.disposition, Disposition::Suspend);
+    }
+
+    #[test]
+    fn misuse_is_found_by_check() {
+        let problems = |text: &str| {
+            let oauth = "[oauth.v]\ntoken_url = \"https://a.example/t\"\ngrant = \"client_credentials\"\nclient_id = \"x\"\n";
+            check(&format!("{oauth}[operations.out]\ntype = \"hl7.http\"\n{text}"))
+        };
+        assert_eq!(problems("url = \"https://p.example/hl7\"\noauth = \"v\"\n"), "");
+        assert!(problems("url = \"http://p.example/\"\noauth = \"v\"\n").contains("error S0332"));
+        let all = problems(
+            "url = \"https://p.example/{mrn}\"\noauth = { client = \"v\", placement = \"body\" }\nmatch_ack = \"any\"\nheaders = { Authorization = \"x\", Host = \"y\" }\n",
+        );
+        for code in ["S0335", "S0337", "S0354", "S0336: this header is set by the connection"] {
+            assert!(all.contains(code), "missing {code} in\n{all}");
+        }
+    }
+}
