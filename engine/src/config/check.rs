@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use crate::config::build::{Problem, did_you_mean};
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Entry, Node, Span, Value};
-use crate::config::source::Sources;
+use crate::config::source::{Source, Sources};
 use crate::config::units::{check_format, format_name};
 
 /// Checks `node` against `schema`. `more_keys` are known keys that the schema does not have (common ones),
@@ -33,6 +33,11 @@ struct Walk<'a> {
     root: &'a Json,
     sources: &'a Sources,
     more_keys: &'a [&'a str],
+}
+
+/// How many problems are errors.
+pub(crate) fn errors(problems: &[Problem]) -> usize {
+    problems.iter().filter(|problem| problem.severity == Severity::Error).count()
 }
 
 fn problem(code: &'static str, span: Span, text: String, suggestion: Option<String>) -> Problem {
@@ -133,6 +138,9 @@ impl Walk<'_> {
                 }
                 continue;
             }
+            if properties.contains_key(&entry.key) {
+                self.inline_secret(entry, schema, problems);
+            }
             let pruned = match found {
                 Some(found) => self.node(&entry.node, found, false, problems),
                 None => Some(entry.node.clone()),
@@ -147,6 +155,24 @@ impl Walk<'_> {
             }
         }
         Some(Node { span: node.span, value: Value::Table(kept) })
+    }
+
+    /// Warns where a secret stands in the file in clear text. Hashes are no secrets, and keys of maps (headers)
+    /// hold many things that are none.
+    fn inline_secret(&self, entry: &Entry, schema: &Json, problems: &mut Vec<Problem>) {
+        let Some(property) = schema.get("properties").and_then(|all| all.get(&entry.key)) else { return };
+        let secret = |variant: &&Json| variant.get("format").and_then(Json::as_str) == Some("septet-secret");
+        let declared = variants(self.root, property).iter().any(secret);
+        let span = entry.node.span;
+        let literal = entry.node.as_str().is_some_and(|text| !text.is_empty())
+            && !self.sources.text(span).contains("${")
+            && !self.sources.get(span.file).is_some_and(Source::is_environment);
+        if declared && literal && !entry.key.ends_with("hash") {
+            let text = format!("{} stands in the file in clear text", entry.key);
+            let suggestion = Some("write ${env:NAME} or ${file:path}".to_owned());
+            let severity = Severity::Warning;
+            problems.push(Problem { severity, code: "S0601", span: entry.key_span, text, suggestion });
+        }
     }
 
     /// Several alternatives: the one that fits without problems, else the best guess at what was meant.
@@ -168,7 +194,8 @@ impl Walk<'_> {
         for variant in fitting {
             let mut found = Vec::new();
             let pruned = self.node(node, variant, false, &mut found);
-            if found.is_empty() {
+            if errors(&found) == 0 {
+                problems.extend(found);
                 return pruned;
             }
             if best.as_ref().is_none_or(|best| found.len() < best.len()) {

@@ -416,6 +416,12 @@ pub const CODES: &[Code] = &[
         "admin.hosts is used only where there are accounts.",
         "Remove it or add accounts.",
     ),
+    code(
+        "S0611",
+        "one store for two",
+        "Two productions of one process name the same store; a store belongs to one production.",
+        "Give each its own path.",
+    ),
 ];
 
 #[cfg(test)]

@@ -79,6 +79,12 @@ struct Listener<'a> {
     span: Span,
 }
 
+impl<'a> Listener<'a> {
+    fn socket(&self) -> (SocketAddr, Option<&'a str>) {
+        (self.address, self.path)
+    }
+}
+
 fn check_listeners(items: &[Prepared<'_>], admin: Option<&Admin>, root: &Node, report: &mut Report<'_>) {
     let mut all: Vec<Listener<'_>> = Vec::new();
     if let (Some(admin), Some(entry)) = (admin, root.get("admin")) {
@@ -95,7 +101,7 @@ fn check_listeners(items: &[Prepared<'_>], admin: Option<&Admin>, root: &Node, r
                 path: path.as_deref(),
                 span: report.place(&item.entry.node, &["listen"]),
             };
-            if let Some(other) = all.iter().find(|other| conflict(other, &listener)) {
+            if let Some(other) = all.iter().find(|other| conflict(&other.socket(), &listener.socket())) {
                 let (line, column) = report.sources.position(other.span);
                 let place =
                     report.sources.get(other.span.file).map(|source| source.name.display().to_string());
@@ -118,13 +124,13 @@ fn check_listeners(items: &[Prepared<'_>], admin: Option<&Admin>, root: &Node, r
 }
 
 /// Whether two listeners cannot both have what they want. HTTP services share a socket where their paths differ.
-fn conflict(one: &Listener<'_>, other: &Listener<'_>) -> bool {
-    let (a, b) = (one.address, other.address);
+pub(crate) fn conflict(one: &(SocketAddr, Option<&str>), other: &(SocketAddr, Option<&str>)) -> bool {
+    let (a, b) = (one.0, other.0);
     let any = a.ip().is_unspecified() || b.ip().is_unspecified();
     if a.port() == 0 || a.port() != b.port() || !(a.ip() == b.ip() || any) {
         return false;
     }
-    match (one.path, other.path) {
+    match (one.1, other.1) {
         (Some(path), Some(other)) if a == b => path == other,
         _ => true,
     }

@@ -15,7 +15,7 @@ use crate::config::env::{Env, apply_overrides};
 use crate::config::files::{self, Files};
 use crate::config::fingerprint;
 use crate::config::items;
-use crate::config::node::{Entry, Node, Span, Value};
+use crate::config::node::{Node, Span, Value};
 use crate::config::plan::Plan;
 use crate::config::read::read;
 use crate::config::settings::Log;
@@ -32,6 +32,8 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
     /// The files that were read.
     pub sources: Sources,
+    /// Where sections and items stand, by name.
+    places: BTreeMap<String, Span>,
 }
 
 impl Loaded {
@@ -68,10 +70,51 @@ pub fn load(path: &Path, registry: &Registry, env: &Env) -> Loaded {
 /// Loads the productions of one process. Variables that override settings are refused where there are several.
 pub fn load_all(paths: &[PathBuf], registry: &Registry, env: &Env) -> Vec<Loaded> {
     let several = paths.len() > 1;
-    paths
-        .iter()
-        .map(|path| load_files(&Files::disk(&production_file(path)), registry, env, several))
-        .collect()
+    let load = |path: &PathBuf| load_files(&Files::disk(&production_file(path)), registry, env, several);
+    let mut all: Vec<Loaded> = paths.iter().map(load).collect();
+    for at in 1..all.len() {
+        let (earlier, rest) = all.split_at_mut(at);
+        if let Some(later) = rest.first_mut() {
+            beside(earlier, later);
+        }
+    }
+    all
+}
+
+/// What two productions of one process cannot both have: a store, a socket.
+fn beside(earlier: &[Loaded], later: &mut Loaded) {
+    let Some(plan) = &later.plan else { return };
+    let mut found = Vec::new();
+    for other in earlier.iter().filter_map(|loaded| loaded.plan.as_ref()) {
+        let name = &other.production.name;
+        if plan.store.path == other.store.path {
+            let text = format!("the store {} is that of {name} already", plan.store.path.display());
+            found.push(("S0611", "store".to_owned(), text));
+        }
+        for (address, path, section) in sockets(plan) {
+            let taken = |(a, p, _): &(_, Option<&str>, _)| graph::conflict(&(address, path), &(*a, *p));
+            if sockets(other).iter().any(taken) {
+                found.push(("S0212", section.to_owned(), format!("{address} is taken by {name} already")));
+            }
+        }
+    }
+    for (code, section, text) in found {
+        let span = later.places.get(&section).or_else(|| later.places.get("production"));
+        let span = span.copied().unwrap_or_default();
+        let problem = Problem { severity: Severity::Error, code, span, text, suggestion: None };
+        later.diagnostics.extend(diagnostics(vec![problem], &later.sources));
+        later.plan = None;
+    }
+}
+
+/// Every socket of a plan's enabled items, with its HTTP path and whose it is.
+fn sockets(plan: &Plan) -> Vec<(std::net::SocketAddr, Option<&str>, &str)> {
+    let admin = plan.admin.iter().map(|admin| (admin.listen, None, "admin"));
+    let items = plan.items.iter().filter(|item| item.common.enabled).flat_map(|item| {
+        let listens = item.built.facts.listens.iter();
+        listens.map(|(address, path)| (*address, path.as_deref(), item.name.as_str()))
+    });
+    admin.chain(items).collect()
 }
 
 /// Loads a production from its text, as if it stood in `production.toml` in `folder`.
@@ -131,20 +174,6 @@ impl Report<'_> {
         }
         at.span
     }
-
-    /// Warns where a secret stands in the file in clear text.
-    pub(crate) fn inline_secret(&mut self, entry: &Entry) {
-        let literal = self.sources.text(entry.node.span);
-        let from_environment = self.sources.get(entry.node.span.file).is_some_and(Source::is_environment);
-        if !literal.contains("${")
-            && !from_environment
-            && entry.node.as_str().is_some_and(|text| !text.is_empty())
-        {
-            let text = format!("{} stands in the file in clear text", entry.key);
-            let suggestion = Some("write ${env:NAME} or ${file:path}".to_owned());
-            self.warning("S0601", entry.key_span, text, suggestion);
-        }
-    }
 }
 
 /// Sections that hold named things, each a table of its own.
@@ -157,6 +186,13 @@ fn load_files(files: &Files, registry: &Registry, env: &Env, several: bool) -> L
     let mut sources = Sources::default();
     let mut problems = Vec::new();
     let read = files::read_all(files, &mut sources, &mut problems);
+    let mut places = BTreeMap::new();
+    for entry in read.iter().flat_map(Node::entries) {
+        places.insert(entry.key.clone(), entry.key_span);
+        let items = KINDS.iter().any(|kind| kind.table() == entry.key);
+        let inner = entry.node.entries().iter().filter(|_| items);
+        places.extend(inner.map(|item| (item.key.clone(), item.key_span)));
+    }
     let plan = match read {
         Some(mut root) => {
             override_settings(&mut root, env, several, &mut sources, &mut problems);
@@ -167,7 +203,7 @@ fn load_files(files: &Files, registry: &Registry, env: &Env, several: bool) -> L
     };
     let plan = plan.filter(|_| !problems.iter().any(|problem| problem.severity == Severity::Error));
     let diagnostics = diagnostics(problems, &sources);
-    Loaded { plan, diagnostics, sources }
+    Loaded { plan, diagnostics, sources, places }
 }
 
 fn override_settings(

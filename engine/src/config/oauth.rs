@@ -203,11 +203,6 @@ pub(crate) fn clients(section: &Node, registry: &Registry, report: &mut Report<'
 fn client(entry: &Entry, report: &mut Report<'_>) -> Option<(OAuthClient, Placement)> {
     let node = &entry.node;
     let keys: ClientKeys = report.read(node)?;
-    for key in ["client_secret", "password", "refresh_token", "private_key"] {
-        if let Some(found) = node.get(key) {
-            report.inline_secret(found);
-        }
-    }
     let client = OAuthClient {
         name: entry.key.clone(),
         token_url: keys.token_url,

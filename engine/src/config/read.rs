@@ -19,9 +19,9 @@ pub(crate) fn read<T: DeserializeOwned + JsonSchema>(
     problems: &mut Vec<Problem>,
 ) -> Option<T> {
     let schema = schema_for!(T).to_value();
-    let before = problems.len();
+    let before = check::errors(problems);
     let mut pruned = check::check(node, &schema, more_keys, sources, problems);
-    let checked = problems.len() == before;
+    let checked = check::errors(problems) == before;
     // What only serde can find (a `Deserialize` with rules of its own) comes one at a time: leave out what was
     // wrong and look again.
     for attempt in 0..100 {

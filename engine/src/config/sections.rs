@@ -75,7 +75,7 @@ pub(crate) struct StoreKeys {
     #[schemars(schema_with = "path_schema")]
     path: Option<PathBuf>,
     /// A PostgreSQL database instead of a folder: "postgres://…".
-    url: Option<Secret>,
+    url: Option<String>,
     /// Sessions whose last activity is older than this are purged; absent: nothing is purged.
     retention: Option<MaybeNever>,
     /// The oldest sessions are purged when the store is larger than this.

@@ -177,6 +177,7 @@ lis = "hl7.mllp"
 6:1: warning S0605: nothing is ever purged: neither retention nor max_size is set (for example retention = "30d")
 7:16: error S0105: segment_size must be at least "1MiB"
 8:12: error S0105: expected a size such as "16MiB": a number with B, KiB, MiB, GiB or TiB
+9:1: warning S0601: key stands in the file in clear text (write ${env:NAME} or ${file:path})
 9:7: error S0606: a store key is 64 hex digits, or 32 bytes in base64 (make one with: openssl rand -hex 32)
 10:18: error S0104: expected true or false, found a string
 11:7: error S0604: a store in PostgreSQL is not available yet (use path = "data")
@@ -195,6 +196,7 @@ lis = "hl7.mllp"
 34:8: error S0106: /none.csv cannot be read: no such file or directory
 35:1: error S0103: client_id is missing (a string: The client id.)
 36:9: error S0104: expected "client_credentials", "password", "refresh_token", "jwt_bearer" or "authorization_code" (did you mean client_credentials?)
+38:1: warning S0601: client_secret stands in the file in clear text (write ${env:NAME} or ${file:path})
 41:7: error S0104: expected a table [services.lis]
 "##);
 }
@@ -351,6 +353,89 @@ fn an_inline_secret_is_a_warning_and_a_reference_is_none() {
     assert!(!client("5").contains("hush"));
 }
 
+// === What is generated ===
+
+#[test]
+fn the_schema_is_whole_and_takes_the_example() {
+    let schema = crate::config::document::schema(&classes::registry());
+    let mut open = vec![&schema];
+    while let Some(part) = open.pop() {
+        if let Some(path) = part.get("$ref").and_then(serde_json::Value::as_str) {
+            assert!(schema.pointer(path.trim_start_matches('#')).is_some(), "{path}");
+        }
+        open.extend(part.as_object().into_iter().flat_map(|map| map.values()));
+        open.extend(part.as_array().into_iter().flatten());
+    }
+    let rest = &schema["$defs"]["operations.rest"];
+    assert_eq!(rest["properties"]["type"]["const"], "rest");
+    assert_eq!(rest["patternProperties"]["^x-"], true);
+    for key in ["url", "retry_interval", "enabled"] {
+        assert!(rest["properties"].get(key).is_some(), "{key}");
+    }
+}
+
+#[test]
+fn the_reference_tells_what_each_setting_takes() {
+    let registry = classes::registry();
+    let text = crate::config::document::reference_of(&registry, "rest").unwrap();
+    insta::assert_snapshot!(text, @r##"
+## rest (operation)
+
+For tests.
+
+- `url`: a string, required
+  Base URL.
+- `oauth`: any value
+  The client, or `{ client, placement }`.
+- `headers`: a table
+  Headers.
+- `requests`: a table
+  Message map.
+  - `method`: "GET", "POST" or "PUT", required
+    HTTP method.
+  - `path`: a string, required
+    Below the URL.
+  - `reply`: a string
+    The reply's type.
+
+Keys of all operations:
+
+- `enabled`: true or false, default true
+  A disabled item does not run; its queue takes messages and waits.
+- `pool_size`: a whole number or "unlimited"
+  How many messages are worked on at a time; processes also take "unlimited".
+- `order_by`: a string or a list
+  HL7 paths or record fields; messages that share a value are handled one after the other, in order.
+- `on_suspend`: "pass", "hold_key" or "hold_item"
+  What happens to the messages behind a suspended one; default "hold_key" with order_by, else "pass".
+- `alert`: a table
+  When an alert about the item's queue is raised.
+- `schedule`: hours such as "Mon-Fri 07:00-19:00"
+  The hours in which the item runs, for example "Mon-Fri 07:00-19:00".
+- `description`: a string
+  For people.
+- `category`: a string
+  For people: groups items in the portal.
+- `retry_interval`: a duration such as "5s", default "5s"
+  The first wait before a retry, doubled up to 60 s.
+- `failure_timeout`: a duration such as "5s", or "never", default "never"
+  A message that has been retried for this long is suspended.
+- `suspend_limit`: a whole number, default 5
+  After so many consecutive suspensions of different messages the item pauses.
+- `response_timeout`: a duration such as "5s", default "30s"
+  How long to wait for the peer's answer.
+- `reply_actions`: a table
+  What to do with a reply code: "complete", "warn", "retry", "suspend", "disable" or "fail".
+- `idempotency_header`: a string, default "Idempotency-Key"
+  The header under which HTTP operations send the idempotency key.
+"##);
+    assert!(crate::config::document::reference_of(&registry, "rset").is_none());
+    let whole = crate::config::document::reference(&registry);
+    for topic in crate::config::document::topics(&registry) {
+        assert!(whole.contains(&topic), "{topic}");
+    }
+}
+
 // === Files and the environment ===
 
 /// Writes files into a folder and loads it; gives the problems with names relative to the folder.
@@ -463,6 +548,21 @@ fn overrides_are_refused_where_several_productions_run() {
     for loaded in load_all(&paths, &classes::registry(), &env) {
         assert_eq!(loaded.diagnostics.iter().map(|d| d.code).collect::<Vec<_>>(), ["S0112"]);
     }
+    let codes = |text: &str| {
+        let other = tempfile::tempdir().unwrap();
+        std::fs::write(other.path().join("production.toml"), text).unwrap();
+        let paths = [dir.path().to_owned(), other.path().to_owned()];
+        let all = load_all(&paths, &classes::registry(), &Env::empty());
+        assert_eq!(all[0].errors(), 0);
+        all[1].diagnostics.iter().map(|d| format!("{} {}:{}", d.code, d.line, d.column)).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(&around("")), ["S0212 6:11"]);
+    assert_eq!(codes(&around("").replace("127.0.0.1:2575", "127.0.0.1:2576")), Vec::<String>::new());
+    let path = dir.path().join("data").display().to_string();
+    assert_eq!(
+        codes(&around("").replace(":2575", ":2576").replace("'data'", &format!("'{path}'"))),
+        ["S0611 3:2"]
+    );
     assert_eq!(load_all(&paths[..1], &classes::registry(), &env)[0].errors(), 0);
 }
 
@@ -511,7 +611,7 @@ fn a_fingerprint_changes_with_all_that_an_item_depends_on_and_with_nothing_else(
 // === Robustness ===
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn no_text_panics_the_loader(text in "(\\[{1,2}[a-z.]{0,12}\\]{0,2}\n|[a-z_.\" -]{0,8} ?= ?[\\[\\]{}\"'a-z0-9$:./, -]{0,24}\n|\\PC{0,12}|\n){0,12}") {
