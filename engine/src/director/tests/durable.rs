@@ -96,6 +96,45 @@ fn on_disk() -> (Bench, Arc<Disk>, tempfile::TempDir) {
     (bench, disk, folder)
 }
 
+/// Opens the store again after a shutdown.
+async fn reopen(bench: &mut Bench, folder: &tempfile::TempDir) {
+    let options = Options { segment_size: 1 << 20, min_free: Some(0), ..Options::new(folder.path()) };
+    bench.store = Store::memory(bench.clock.clone());
+    // The old engine's tasks may hold the store for a moment longer.
+    let opened = async {
+        loop {
+            match Store::open(options.clone(), bench.clock.clone(), Arc::new(SystemFiles)) {
+                Ok(store) => return store,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    bench.store = soon("the store to be free", opened).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flow_that_waits_is_on_disk() {
+    let (mut bench, _disk, folder) = on_disk();
+    let gate = bench.service("in", &["flow"]);
+    bench.process("flow", super::processes::caller());
+    let mut out = bench.operation("out", common());
+    let mut done = bench.operation("done", common());
+    let engine = bench.start().await;
+    let id = gate.receive("hello").await;
+    let second = gate.receive("second").await;
+    drop(out.next().await);
+    engine.shutdown(Duration::from_secs(1)).await;
+    drop(engine);
+    reopen(&mut bench, &folder).await;
+    let _engine = bench.start().await;
+    let again = out.next().await;
+    assert_eq!(bench.header(id).status, Status::Delivered);
+    assert_eq!(bench.header(second).status, Status::Queued, "its slot is still taken");
+    again.reply("AA", Body::text("Ack", "welcome back".into()));
+    assert_eq!(done.next().await.text(), "welcome back");
+    bench.becomes(id, Status::Completed).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_sent_before_it_is_durable() {
     let (mut bench, disk, _folder) = on_disk();
@@ -164,19 +203,7 @@ async fn a_waiting_retry_is_tried_at_once_after_a_restart() {
     engine.shutdown(Duration::from_secs(1)).await;
     drop(engine);
 
-    let options = Options { segment_size: 1 << 20, min_free: Some(0), ..Options::new(folder.path()) };
-    // The old engine's tasks may hold the store for a moment longer.
-    let clock = bench.clock.clone();
-    bench.store = Store::memory(clock.clone());
-    let opened = async {
-        loop {
-            match Store::open(options.clone(), clock.clone(), Arc::new(SystemFiles)) {
-                Ok(store) => return store,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    };
-    bench.store = soon("the store to be free", opened).await;
+    reopen(&mut bench, &folder).await;
     let _engine = bench.start().await;
     let again = out.next().await;
     assert_eq!((again.id(), again.cx.attempt, again.cx.tried_before), (id, 2, true));

@@ -13,7 +13,7 @@ use crate::fault::Fault;
 use crate::header::Status;
 use crate::host::{Inbound, ServiceReply};
 use crate::id::MessageId;
-use crate::process::{Done, Effect, Input, Job, Next, Outgoing};
+use crate::process::{Definition, Done, Effect, Input, Job, Next, Outgoing};
 use crate::registry::Factory;
 use crate::store::Store;
 
@@ -30,7 +30,7 @@ fn call(target: &str) -> Effect {
 }
 
 /// Calls `out`; sends what came back to `done`, or the name of the fault.
-fn caller() -> Factory {
+pub(super) fn caller() -> Factory {
     inline(|job: &Job| match &job.input {
         Input::Request => done(vec![call("out")], wait("called")),
         Input::Response { body, fault, .. } => {
@@ -103,6 +103,59 @@ async fn a_call_waits_and_resumes_after_restart() {
     assert_eq!(done.next().await.text(), "welcome back");
     bench.becomes(id, Status::Completed).await;
     assert_eq!(kept(&bench.store), 0);
+}
+
+/// Sends the hash of the definition it runs when its call has come back.
+fn tells_its_definition(hash: &str) -> Factory {
+    let definition = Definition { hash: hash.to_owned(), bytes: Bytes::from(format!("flow {hash}")) };
+    inline_as(&Arc::new(definition), |job| match &job.input {
+        Input::Request => done(vec![call("out")], wait("called")),
+        _ => {
+            let ran = format!("{} {:?}", job.definition.hash, job.definition.bytes);
+            let body = Outgoing::New(Body::text("Result", ran));
+            done(vec![Effect::Send { target: "done".into(), body }], Next::Complete)
+        }
+    })
+}
+
+#[tokio::test]
+async fn an_instance_goes_on_with_the_definition_it_started_with() {
+    let Callers { mut bench, gate, mut out, done: mut end } = callers(tells_its_definition("d1"));
+    let engine = bench.start().await;
+    gate.receive("old").await;
+    let asked = out.next().await;
+    let changed = Common { description: Some("changed".into()), ..common() };
+    bench.item("flow", crate::registry::ItemKind::Process, tells_its_definition("d2"), changed);
+    soon("the reload", engine.reload(bench.plan(), crate::director::Orphans::Refuse)).await.unwrap();
+    gate.receive("new").await;
+    asked.reply("AA", Body::text("Ack", "ok".into()));
+    let old = end.next().await;
+    assert_eq!(old.text(), "d1 b\"flow d1\"");
+    old.code("AA");
+    out.next().await.reply("AA", Body::text("Ack", "ok".into()));
+    assert_eq!(end.next().await.text(), "d2 b\"flow d2\"");
+}
+
+#[tokio::test]
+async fn a_timer_that_came_due_while_nothing_ran_fires_at_the_start() {
+    let process = inline(|job| match job.input {
+        Input::Request => {
+            let at = job.now.saturating_add(SignedDuration::from_secs(30)).unwrap();
+            done(vec![Effect::Timer { timer: 1, at }], wait("sleeping"))
+        }
+        _ => {
+            let body = Outgoing::New(Body::text("Result", "awake".into()));
+            done(vec![Effect::Send { target: "done".into(), body }], Next::Complete)
+        }
+    });
+    let Callers { bench, gate, out: _out, done: mut end } = callers(process);
+    let engine = bench.start().await;
+    let id = gate.receive("x").await;
+    bench.becomes(id, Status::Delivered).await;
+    engine.shutdown(Duration::from_secs(1)).await;
+    bench.clock.advance(Duration::from_secs(60));
+    let _engine = bench.start().await;
+    assert_eq!(end.next().await.text(), "awake");
 }
 
 #[tokio::test]

@@ -205,7 +205,15 @@ pub(super) fn definition() -> Arc<Definition> {
 }
 
 pub(super) fn inline(handler: impl Fn(&Job) -> Done + Send + Sync + 'static) -> Factory {
-    Factory::Process(ProcessHost::Inline(Arc::new(Closure(Arc::new(handler))), definition()))
+    inline_as(&definition(), handler)
+}
+
+/// A process with a definition of its own.
+pub(super) fn inline_as(
+    definition: &Arc<Definition>,
+    handler: impl Fn(&Job) -> Done + Send + Sync + 'static,
+) -> Factory {
+    Factory::Process(ProcessHost::Inline(Arc::new(Closure(Arc::new(handler))), definition.clone()))
 }
 
 /// Passes every request on.
