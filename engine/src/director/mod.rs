@@ -24,6 +24,7 @@ mod extract;
 mod instance;
 mod intake;
 mod items;
+mod jobs;
 mod lanes;
 mod operation;
 mod orphans;

@@ -128,7 +128,7 @@ async fn a_flow_that_waits_is_on_disk() {
     reopen(&mut bench, &folder).await;
     let _engine = bench.start().await;
     let again = out.next().await;
-    assert_eq!(bench.header(id).status, Status::Delivered);
+    bench.becomes(id, Status::Delivered).await;
     assert_eq!(bench.header(second).status, Status::Queued, "its slot is still taken");
     again.reply("AA", Body::text("Ack", "welcome back".into()));
     assert_eq!(done.next().await.text(), "welcome back");
