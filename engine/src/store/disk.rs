@@ -136,6 +136,13 @@ impl Disk {
         }
     }
 
+    /// The journal took this much; the file system is asked only now and then.
+    pub(super) fn grew(&self, bytes: u64) {
+        let less = |free: u64| Some(free.saturating_sub(bytes));
+        // Always changes: the closure never gives `None`.
+        let _ = self.free.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
     /// Whether this many bytes may be preallocated without touching what others may need.
     pub(super) fn can_prepare(&self, bytes: u64) -> bool {
         self.free.load(Ordering::Acquire) >= bytes.saturating_add(self.floor)

@@ -427,6 +427,7 @@ impl Writer {
     /// A frame is on stable storage.
     fn wrote(&mut self, length: u64) {
         self.segment.offset += length;
+        self.disk.grew(self.segment.offset.saturating_sub(self.segment.allocated));
         self.segment.allocated = self.segment.allocated.max(self.segment.offset);
         self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
         self.batch += 1;
@@ -445,6 +446,7 @@ impl Writer {
             create_segment(&*writer.files, &writer.folder, prepared, writer.identity, next, size)
         })?;
         self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
+        self.disk.look();
         Ok(())
     }
 
@@ -480,7 +482,7 @@ impl Writer {
     /// Preallocates the next segment when the current one is half full and the disk has room to spare.
     fn prepare(&mut self) {
         // Asking the file system costs little, but not nothing.
-        if self.unseen > 1 << 20 {
+        if self.unseen > 256 << 10 {
             self.unseen = 0;
             self.disk.look();
         }

@@ -50,7 +50,7 @@ impl Shared {
             return;
         }
         tracing::error!(name: "store.failed", error = why, "store.failed: nothing more is acknowledged; restart the production");
-        self.end(&failed);
+        self.ids.raise(u64::MAX);
         let event = Event {
             id: EventId(self.ids.take(|| {})),
             at: self.clock.now(),
@@ -64,6 +64,7 @@ impl Shared {
             detail: None,
         };
         self.state().add_event(&event);
+        self.end(&failed);
     }
 
     /// No permits, no receipts from here on.

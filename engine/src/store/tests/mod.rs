@@ -2,6 +2,7 @@
 //! faults, damage, format.
 
 mod contract;
+mod faults;
 mod power;
 mod reads;
 mod reopen;

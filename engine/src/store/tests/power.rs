@@ -304,3 +304,20 @@ fn every_life_ends_with_a_prefix_that_holds_all_that_was_durable() {
         }
     }
 }
+
+#[tokio::test]
+async fn random_work_on_a_memory_store_agrees_with_the_model() {
+    for seed in 0..30 {
+        let mut world = World::new(seed);
+        let store = Store::memory(world.clock.clone());
+        world.work(&store, 300).await;
+        // A memory store still shows what is delivered.
+        for header in store.search(&MessageFilter::default(), None, 10_000).await.unwrap().entries {
+            if let Some(lease) = store.fence(header.id) {
+                assert!(store.release(lease));
+            }
+        }
+        world.check(&store).await;
+        assert_eq!(world.durable, world.effects.len());
+    }
+}

@@ -67,9 +67,15 @@ impl Fixture {
 
     /// Drops the store, as a crash does unless it was closed before, and opens it again.
     pub(crate) fn reopen(self) -> Fixture {
+        self.closed_and_changed(|_| {})
+    }
+
+    /// The same, with something done to the files in between.
+    pub(crate) fn closed_and_changed(self, change: impl FnOnce(&Path)) -> Fixture {
         let Fixture { name, store, clock, folder } = self;
         drop(store);
         let folder = folder.unwrap();
+        change(folder.path());
         let store = open(folder.path(), clock.clone());
         Fixture { name, store, clock, folder: Some(folder) }
     }
