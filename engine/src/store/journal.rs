@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 use super::Permit;
@@ -288,10 +288,7 @@ impl Writer {
             }
             next = match linger {
                 None => jobs.try_recv().ok(),
-                Some(until) => match jobs.recv_deadline(until) {
-                    Ok(job) => Some(job),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-                },
+                Some(until) => jobs.recv_deadline(until).ok(),
             };
         }
         self.last_batch = commits.len();

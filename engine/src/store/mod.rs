@@ -474,22 +474,19 @@ impl Store {
     pub fn events(&self, filter: &EventFilter, before: Option<EventId>, limit: usize) -> Page<Event> {
         let before = before.map_or(u64::MAX, |id| id.0);
         let wanted = limit.saturating_add(1);
-        let entries = {
-            let state = self.state();
-            let events = match filter.session {
-                Some(session) => {
-                    let mut events = state.session_events(session);
-                    events.retain(|event| event.id.0 < before && search::selects(filter, event));
-                    events.reverse();
-                    events.truncate(wanted);
-                    events
-                }
-                None => {
-                    let newest = state.events.range(..before).rev().map(|(_, event)| event);
-                    newest.filter(|event| search::selects(filter, event)).take(wanted).cloned().collect()
-                }
-            };
-            events
+        let entries = match filter.session {
+            Some(session) => {
+                let mut events = self.session_events(session);
+                events.retain(|event| event.id.0 < before && search::selects(filter, event));
+                events.reverse();
+                events.truncate(wanted);
+                events
+            }
+            None => {
+                let state = self.state();
+                let newest = state.events.range(..before).rev().map(|(_, event)| event);
+                newest.filter(|event| search::selects(filter, event)).take(wanted).cloned().collect()
+            }
         };
         page(entries, limit, |event| event.id.0)
     }

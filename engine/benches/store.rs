@@ -1,0 +1,214 @@
+//! How fast the embedded store takes and delivers messages, beside a bare append + fdatasync loop on the
+//! same disk in the same run. Only the ratio means something on a shared machine.
+//!
+//! `cargo bench -p septet-engine --bench store [-- SECONDS [FOLDER]]`
+
+use std::error::Error;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use septet_engine::body::{self, Body};
+use septet_engine::clock::SystemClock;
+use septet_engine::config::settings::{OnSuspend, PoolSize};
+use septet_engine::files::SystemFiles;
+use septet_engine::header::{Header, Kind, ReplyTo, Status};
+use septet_engine::id::{BodyId, ItemName, MessageId, SessionId};
+use septet_engine::queue::Policy;
+use septet_engine::store::{Class, Guard, Lanes, Op, Options, Store, Transaction, Transition};
+
+type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const TARGETS: usize = 8;
+
+fn main() -> Outcome<()> {
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+    let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(2.0);
+    let time = Duration::from_secs_f64(seconds);
+    let folder = arguments.next().unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").to_owned());
+    println!(
+        "body     writers   msgs/s    MiB/s   bare MiB/s (batch)   ratio   µs CPU/msg   batch   ack p50/p99 ms"
+    );
+    for (size, writers) in [(1024, 1), (1024, 8), (1024, 64), (1024, 256), (64 << 10, 64)] {
+        // Interleaved, because the disk's mood changes; the better of two each.
+        let mut best: Option<Measured> = None;
+        let mut bare: f64 = 0.0;
+        for _ in 0..2 {
+            let measured = store(Path::new(&folder), size, writers, time)?;
+            // In a closed loop half of the writers are in each batch.
+            bare = bare.max(bare_loop(Path::new(&folder), size * writers.div_ceil(2), time / 2)?);
+            if best.as_ref().is_none_or(|best| measured.rate > best.rate) {
+                best = Some(measured);
+            }
+        }
+        let Some(Measured { rate, cpu, p50, p99, batch }) = best else { continue };
+        let bytes = rate * size as f64 / 1_048_576.0;
+        println!(
+            "{:>6} B {writers:>7} {rate:>8.0} {bytes:>8.1} {bare:>12.1} ({:>4} KiB) {:>7.2} {cpu:>12.1} {batch:>7.1}   {p50:.2} / {p99:.2}",
+            size,
+            size * writers.div_ceil(2) / 1024,
+            bytes / bare,
+        );
+    }
+    Ok(())
+}
+
+/// Appends and syncs batches; MiB per second.
+fn bare_loop(folder: &Path, batch: usize, time: Duration) -> Outcome<f64> {
+    let path = folder.join("bare");
+    let mut file = File::create(&path)?;
+    let bytes = vec![0x5a; batch];
+    let began = Instant::now();
+    let mut written = 0usize;
+    while began.elapsed() < time {
+        file.write_all(&bytes)?;
+        file.sync_data()?;
+        written += batch;
+    }
+    let rate = written as f64 / 1_048_576.0 / began.elapsed().as_secs_f64();
+    drop(file);
+    std::fs::remove_file(&path)?;
+    Ok(rate)
+}
+
+struct Measured {
+    rate: f64,
+    cpu: f64,
+    p50: f64,
+    p99: f64,
+    batch: f64,
+}
+
+fn store(folder: &Path, size: usize, writers: usize, time: Duration) -> Outcome<Measured> {
+    let path = folder.join("store");
+    let _ = std::fs::remove_dir_all(&path);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let measured = runtime.block_on(async {
+        let store = Store::open(Options::new(&path), Arc::new(SystemClock), Arc::new(SystemFiles))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let delivered = Arc::new(AtomicU64::new(0));
+        let mut drivers = Vec::new();
+        for target in 0..TARGETS {
+            let item = ItemName::new(format!("target{target}"));
+            let policy = Policy { pool: PoolSize::Limited(1), ordered: false, on_suspend: OnSuspend::Pass };
+            store.configure_queue(&item, policy);
+            drivers.push(tokio::spawn(deliver(store.clone(), item, stop.clone(), delivered.clone())));
+        }
+        let (cpu, began) = (cpu_time()?, Instant::now());
+        let mut tasks = Vec::new();
+        for writer in 0..writers {
+            tasks.push(tokio::spawn(ingest(store.clone(), writer, size, time)));
+        }
+        let mut acks = Vec::new();
+        for task in tasks {
+            acks.extend(task.await??);
+        }
+        let taken = acks.len() as u64;
+        while delivered.load(Ordering::Relaxed) < taken {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let elapsed = began.elapsed().as_secs_f64();
+        let cpu = (cpu_time()? - cpu) * 1e6 / taken as f64;
+        stop.store(true, Ordering::Relaxed);
+        for driver in &drivers {
+            driver.abort();
+        }
+        store.close().await?;
+        acks.sort_unstable();
+        let at = |share: f64| {
+            acks.get((acks.len() as f64 * share) as usize).map_or(0.0, |ack| ack.as_secs_f64() * 1e3)
+        };
+        Ok(Measured { rate: taken as f64 / elapsed, cpu, p50: at(0.5), p99: at(0.99), batch: 0.0 })
+    });
+    let _ = std::fs::remove_dir_all(&path);
+    measured
+}
+
+/// One connection: a message, its receipt, the next message.
+async fn ingest(store: Store, writer: usize, size: usize, time: Duration) -> Outcome<Vec<Duration>> {
+    let bytes = Bytes::from(vec![b'x'; size]);
+    let source = ItemName::new("lis");
+    let target = ItemName::new(format!("target{}", writer % TARGETS));
+    let (type_name, control_id): (Arc<str>, Arc<str>) = ("ADT^A01".into(), "MSG00001".into());
+    let mut acks = Vec::new();
+    let began = Instant::now();
+    while began.elapsed() < time {
+        let sent = Instant::now();
+        let body = BodyId(store.next_id());
+        let id = MessageId(store.next_id());
+        let header = Header {
+            id,
+            session: SessionId::from(id),
+            kind: Kind::Request,
+            request_id: None,
+            caused_by: None,
+            resent_from: None,
+            source: source.clone(),
+            target: Some(target.clone()),
+            type_name: type_name.clone(),
+            control_id: control_id.clone(),
+            status: Status::Queued,
+            error: None,
+            attempts: 0,
+            created: store.clock().now(),
+            processed: None,
+            body_id: Some(body),
+            size: size as u64,
+            keys: [("mrn".into(), "4711".to_owned())].into(),
+            reply_to: ReplyTo::Nobody,
+            position: 0,
+            order_keys: Arc::default(),
+            next_attempt: None,
+            failing_since: None,
+            unsolicited: false,
+        };
+        let ops = vec![
+            Op::Body(body, Body::new("ADT^A01", body::HL7, None, bytes.clone())),
+            Op::Header(Box::new(header)),
+        ];
+        let permit = store.reserve(Class::Ingest, size as u64).await?;
+        let committed = store.submit(permit, Transaction::new(ops))?;
+        store.durable(committed.sequence).await?;
+        acks.push(sent.elapsed());
+    }
+    Ok(acks)
+}
+
+/// One operation slot: takes, waits until it is durable, reads the body, completes without waiting.
+async fn deliver(
+    store: Store,
+    item: ItemName,
+    stop: Arc<AtomicBool>,
+    delivered: Arc<AtomicU64>,
+) -> Outcome<()> {
+    let ready = store.ready(&item);
+    while !stop.load(Ordering::Relaxed) {
+        let mut taken = store.take(&item, Lanes::Requests, 1);
+        let Some(delivery) = taken.pop() else {
+            ready.notified().await;
+            continue;
+        };
+        let permit = store.reserve(Class::Completion, 0).await?;
+        store.durable(delivery.sequence).await?;
+        if let Some(body) = delivery.header.body_id {
+            store.body(body).await?;
+        }
+        let done = Transition::new(delivery.header.id, Guard::Lease(delivery.lease), Status::Completed);
+        store.submit(permit, Transaction::new(vec![Op::Transition(done)]))?;
+        delivered.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Seconds of processor time that this process has used.
+fn cpu_time() -> Outcome<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or("").split_whitespace().collect();
+    let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    // User and system time, in hundredths of a second.
+    Ok((ticks(11) + ticks(12)) / 100.0)
+}
