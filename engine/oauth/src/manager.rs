@@ -141,6 +141,15 @@ struct Failure {
     next: Timestamp,
 }
 
+impl Failure {
+    /// What a caller gets who comes while the endpoint is left alone.
+    fn again(&self) -> Fault {
+        let mut fault = self.fault.clone();
+        fault.text = format!("{} (not asked again before {})", fault.text, self.next);
+        fault
+    }
+}
+
 impl fmt::Debug for TokenManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(lock(&self.slots).keys()).finish()
@@ -335,7 +344,7 @@ impl Slot {
             let waiting = state.failure.as_ref().filter(|failure| now < failure.next);
             if let (Some(failure), None) = (waiting, &state.flight) {
                 let still_valid = state.held.as_ref().filter(|held| now < held.expires_at);
-                return still_valid.map(|held| self.give(held)).ok_or_else(|| failure.fault.clone());
+                return still_valid.map(|held| self.give(held)).ok_or_else(|| failure.again());
             }
             self.join(&mut state, Some(item))
         };

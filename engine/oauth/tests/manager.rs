@@ -356,14 +356,17 @@ async fn an_issuer_is_discovered_at_first_use_and_must_be_who_it_says() {
 async fn failure(server: Server) -> septet_engine::fault::Fault {
     let bench = Bench::over(server, |_| {});
     let fault = bench.token().await.unwrap_err();
-    let events = bench.keep.events();
+    let events = bench.events();
     assert_eq!(events.len(), 1);
-    assert_eq!((events[0].kind, events[0].item.as_ref().unwrap().as_str()), ("oauth.failed", "submit"));
+    assert_eq!(
+        (events[0].kind.as_str(), events[0].item.as_ref().unwrap().as_str()),
+        ("oauth.failed", "submit")
+    );
     assert!(events[0].text.starts_with(&fault.code), "{}", events[0].text);
     assert_eq!(events[0].detail, fault.detail);
     let view = bench.manager.clients().remove(0);
     assert_eq!((view.state, view.last_error), (ClientState::Failing, Some(fault.to_string())));
-    assert!(bench.keep.get(KeepFamily::Token, "vendor").is_none());
+    assert!(bench.store.get(KeepFamily::Token, "vendor").is_none());
     fault
 }
 
@@ -538,8 +541,7 @@ async fn no_secret_and_no_token_is_in_anything_that_can_be_shown() {
     let fault = bench.manager.token("vendor", "submit").await.unwrap_err();
     let detail = fault.detail.clone().unwrap().0;
     assert!(detail.contains("client_secret=•••"), "{detail}");
-    let events: String =
-        bench.keep.events().iter().map(|event| format!("{event:?}{:?}", event.detail)).collect();
+    let events: String = bench.events().iter().map(|event| format!("{event:?}{:?}", event.detail)).collect();
     let shown = format!(
         "{token:?} {fault} {fault:?} {:?} {:?} {events} {detail}",
         bench.manager,

@@ -1,11 +1,10 @@
-//! A token server that knows nothing of septet-oauth, a `Keep` in memory, and the settings of a client.
+//! A token server that knows nothing of septet-oauth, and a manager over a store in memory.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -13,9 +12,8 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use septet_engine::clock::ManualClock;
 use septet_engine::config::settings::{ClientTls, OAuthClient, Secret};
-use septet_engine::event::NewEvent;
-use septet_engine::host::{Keep, KeepFamily};
-use septet_engine::store::StoreFailed;
+use septet_engine::event::Event;
+use septet_engine::store::{EventFilter, Store};
 use septet_oauth::TokenManager;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -152,49 +150,10 @@ pub(crate) fn json(status: u16, body: &str) -> Response {
     (status, [("content-type", "application/json")], body.to_owned()).into_response()
 }
 
-/// Keeps in memory; what is put can be read by a second manager, as after a restart.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    values: Mutex<BTreeMap<(KeepFamily, String), Bytes>>,
-    pub(crate) events: Mutex<Vec<NewEvent>>,
-}
-
-#[async_trait]
-impl Keep for Memory {
-    fn get(&self, family: KeepFamily, key: &str) -> Option<Bytes> {
-        self.values.lock().unwrap().get(&(family, key.to_owned())).cloned()
-    }
-
-    fn scan(&self, family: KeepFamily, prefix: &str) -> Vec<(String, Bytes)> {
-        let values = self.values.lock().unwrap();
-        let matching = values.iter().filter(|((kind, key), _)| *kind == family && key.starts_with(prefix));
-        matching.map(|((_, key), value)| (key.clone(), value.clone())).collect()
-    }
-
-    async fn put(&self, family: KeepFamily, key: &str, value: Option<Bytes>) -> Result<(), StoreFailed> {
-        let mut values = self.values.lock().unwrap();
-        match value {
-            Some(value) => values.insert((family, key.to_owned()), value),
-            None => values.remove(&(family, key.to_owned())),
-        };
-        Ok(())
-    }
-
-    fn event(&self, event: NewEvent) {
-        self.events.lock().unwrap().push(event);
-    }
-}
-
-impl Memory {
-    pub(crate) fn events(&self) -> Vec<NewEvent> {
-        self.events.lock().unwrap().clone()
-    }
-}
-
 /// Everything a test of the manager needs.
 pub(crate) struct Bench {
     pub(crate) server: Server,
-    pub(crate) keep: Arc<Memory>,
+    pub(crate) store: Store,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) manager: Arc<TokenManager>,
 }
@@ -206,9 +165,9 @@ impl Bench {
 
     /// A manager with one client `vendor`, adjusted by `change`.
     pub(crate) fn over(server: Server, change: impl FnOnce(&mut OAuthClient)) -> Bench {
-        let keep = Arc::new(Memory::default());
         let clock = Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()));
-        let mut bench = Bench { manager: Arc::new(manager(&keep, &clock)), server, keep, clock };
+        let store = Store::memory(clock.clone());
+        let mut bench = Bench { manager: Arc::new(manager(&store, &clock)), server, store, clock };
         bench.configure(change);
         bench
     }
@@ -222,8 +181,15 @@ impl Bench {
 
     /// A new manager over what was kept.
     pub(crate) fn restart(&mut self, change: impl FnOnce(&mut OAuthClient)) {
-        self.manager = Arc::new(manager(&self.keep, &self.clock));
+        self.manager = Arc::new(manager(&self.store, &self.clock));
         self.configure(change);
+    }
+
+    /// Its events, oldest first.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        let mut events = self.store.events(&EventFilter::default(), None, 1000).entries;
+        events.reverse();
+        events
     }
 
     pub(crate) async fn token(&self) -> Result<String, septet_engine::fault::Fault> {
@@ -232,8 +198,8 @@ impl Bench {
     }
 }
 
-fn manager(keep: &Arc<Memory>, clock: &Arc<ManualClock>) -> TokenManager {
-    TokenManager::with_timeout(keep.clone(), clock.clone(), Duration::from_secs(2))
+fn manager(store: &Store, clock: &Arc<ManualClock>) -> TokenManager {
+    TokenManager::with_timeout(Arc::new(store.clone()), clock.clone(), Duration::from_secs(2))
 }
 
 /// The client of the contract's example.
