@@ -50,6 +50,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A close that comes this soon after an answer is the peer's way to end an exchange.
 const SOON: Duration = Duration::from_secs(1);
 
+/// So many late acknowledgements before one answer, and the connection has served its time.
+const REPEATS: usize = 16;
+
 /// Settings of an `hl7.mllp` operation.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -160,7 +163,9 @@ impl BusinessOperation for MllpOperation {
         };
         skipped.report(|event| cx.event(event));
         let (reply, connection) = result?;
-        if self.settings.stay_connected && !self.one_shot {
+        // A peer that repeats all its earlier answers each time does so for one connection.
+        let repeats = skipped.late >= REPEATS;
+        if self.settings.stay_connected && !self.one_shot && !repeats {
             self.connection = Some(connection);
         }
         Ok(outcome(reply))

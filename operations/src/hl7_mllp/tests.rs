@@ -36,6 +36,15 @@ struct Peer {
 impl Peer {
     /// Answers the n-th frame (from 0) of all connections as `habit` says.
     async fn start(habit: impl Fn(usize, &Bytes) -> Does + Send + Sync + 'static) -> Peer {
+        Peer::with(move |_, index, frame| habit(index, frame)).await
+    }
+
+    /// Answers each frame of the n-th connection (from 0) as `habit` says.
+    async fn start_numbered(habit: impl Fn(usize, &Bytes) -> Does + Send + Sync + 'static) -> Peer {
+        Peer::with(move |number, _, frame| habit(number, frame)).await
+    }
+
+    async fn with(habit: impl Fn(usize, usize, &Bytes) -> Does + Send + Sync + 'static) -> Peer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Seen::default());
@@ -64,7 +73,7 @@ impl Peer {
 async fn converse(
     mut stream: TcpStream,
     number: usize,
-    habit: Arc<impl Fn(usize, &Bytes) -> Does>,
+    habit: Arc<impl Fn(usize, usize, &Bytes) -> Does>,
     seen: Arc<Seen>,
 ) {
     let mut scanner = Scanner::new(Limits { max_message: 1 << 20 });
@@ -77,7 +86,7 @@ async fn converse(
                 frames.len() - 1
             };
             seen.more.notify_one();
-            match habit(index, &frame.body) {
+            match habit(number, index, &frame.body) {
                 Does::Sends(bytes) => stream.write_all(&bytes).await.unwrap(),
                 Does::SendsAndCloses(bytes) => return stream.write_all(&bytes).await.unwrap(),
             }
@@ -184,6 +193,27 @@ async fn an_ack_that_is_not_ours_is_counted_and_never_credited() {
     assert_eq!(bench.code("M1").await, "AA");
     assert_eq!(bench.code("M2").await, "AE", "an earlier AA was credited");
     assert_eq!(bench.events.kinds(), ["ack.stray", "ack.late"]);
+}
+
+#[tokio::test]
+async fn a_peer_that_repeats_all_its_acks_gets_a_new_connection_before_they_are_too_many() {
+    let all = Mutex::new((usize::MAX, Vec::new()));
+    let peer = Peer::start_numbered(move |connection, frame| {
+        let mut all = all.lock().unwrap();
+        if all.0 != connection {
+            *all = (connection, Vec::new());
+        }
+        all.1.extend(ack("AA", &id_of(frame)));
+        Does::Sends(all.1.clone())
+    })
+    .await;
+    let mut bench = bench(&peer.address, |_| {});
+    for id in 0..100 {
+        assert_eq!(bench.code(&format!("M{id}")).await, "AA");
+    }
+    let connections = peer.frames(100).await.last().unwrap().0;
+    assert!((4..8).contains(&connections), "{connections} connections");
+    assert!(bench.events.kinds().iter().all(|kind| *kind == "ack.late"));
 }
 
 #[tokio::test]
