@@ -53,6 +53,11 @@ pub(crate) fn pin_digest(pin: &str) -> Option<[u8; 32]> {
     Some(digest)
 }
 
+/// The same trust for connections that are not HTTP.
+pub(crate) fn config(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
+    strict(tls)
+}
+
 fn strict(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
     let provider = Arc::new(provider::default_provider());
     let wrong = |_| HostFault::new("tls", "these TLS settings do not fit together");
@@ -62,18 +67,20 @@ fn strict(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
                 pin_digest(pin).ok_or_else(|| HostFault::new("tls", "the pin names no certificate"))?;
             Arc::new(Pinned { digest, provider: provider.clone() })
         }
+        (None, None, Some(ca)) => authorities(ca, &provider)?,
+        (None, None, None) => {
+            let verifier = rustls_platform_verifier::Verifier::new(provider.clone());
+            let none =
+                |_| HostFault::new("certificate", "the system has no certificate authorities to trust");
+            Arc::new(verifier.map_err(none)?)
+        }
         (None, Some(name), Some(ca)) => {
-            let mut roots = RootCertStore::empty();
-            for cert in certificates(ca)? {
-                roots.add(cert).map_err(|_| broken(ca, "certificates"))?;
-            }
-            let inner = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build();
-            let inner = inner.map_err(|_| broken(ca, "certificates"))?;
+            let inner = authorities(ca, &provider)?;
             let name = ServerName::try_from(name.clone());
             let name = name.map_err(|_| HostFault::new("tls", "server_name is no host name"))?;
             Arc::new(Renamed { name, inner })
         }
-        _ => return Err(HostFault::new("tls", "server_name needs ca")),
+        (None, Some(_), None) => return Err(HostFault::new("tls", "server_name needs ca")),
     };
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(wrong)?.dangerous().with_custom_certificate_verifier(verifier);
@@ -86,6 +93,15 @@ fn strict(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
         }
         _ => Ok(config.with_no_client_auth()),
     }
+}
+
+fn authorities(ca: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, HostFault> {
+    let mut roots = RootCertStore::empty();
+    for cert in certificates(ca)? {
+        roots.add(cert).map_err(|_| broken(ca, "certificates"))?;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone()).build();
+    verifier.map_err(|_| broken(ca, "certificates"))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HostFault> {

@@ -12,6 +12,7 @@
 //! connection for each message.
 
 mod connection;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +22,12 @@ use bytes::Bytes;
 use schemars::JsonSchema;
 use septet_engine::body::Body;
 use septet_engine::config::build::Build;
+use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::HostPort;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::fault::Fault;
 use septet_engine::host::{
-    BusinessOperation, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
+    BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
 };
 use septet_engine::id::ItemName;
 use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
@@ -34,7 +36,9 @@ use septet_hl7::ack::{Ack, AckCode, ack_of, condition};
 use septet_hl7::{Message, Path, mllp};
 use serde::Deserialize;
 
+use crate::http_client::check_tls;
 use connection::{Connection, Lost};
+use tls::Tls;
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {
@@ -69,6 +73,10 @@ pub struct Settings {
     /// Send MSH-10 as it is (`keep`), or an id of our own that stays the same over retries (`new`).
     #[serde(default)]
     pub control_id: ControlId,
+    /// MLLP over TLS: trusted authorities, a client certificate, another name to verify, or the one certificate
+    /// to accept. `{}` trusts the system's authorities.
+    #[serde(default)]
+    pub tls: Option<ClientTls>,
 }
 
 /// See [`Settings::match_ack`].
@@ -104,6 +112,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         let suggestion = Some("leave it at \"control_id\" unless the peer sends no MSA-2".into());
         build.warning("S0354", &["match_ack".into()], text, suggestion);
     }
+    check_tls(build, settings.tls.as_ref());
     let facts = Facts { replies: Some(Family::Hl7), answers: true, ..Facts::default() };
     Some(Built { factory: Factory::Operation(Arc::new(MllpFactory(Arc::new(settings)))), facts })
 }
@@ -122,6 +131,7 @@ struct MllpOperation {
     runtime: Runtime,
     item: ItemName,
     connection: Option<Connection>,
+    tls: Option<Tls>,
     /// This peer closes after each answer: a connection is good for one message.
     one_shot: bool,
 }
@@ -142,12 +152,17 @@ struct Reply {
 
 impl MllpOperation {
     fn new(settings: Arc<Settings>, runtime: Runtime, item: ItemName) -> Self {
-        MllpOperation { settings, runtime, item, connection: None, one_shot: false }
+        MllpOperation { settings, runtime, item, connection: None, tls: None, one_shot: false }
     }
 }
 
 #[async_trait]
 impl BusinessOperation for MllpOperation {
+    async fn start(&mut self) -> Result<(), HostFault> {
+        self.tls = self.settings.tls.clone().map(Tls::new).transpose()?;
+        Ok(())
+    }
+
     async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
         let (frame, control_id) = self.prepare(cx)?;
         let clock = cx.runtime.clock.clone();
@@ -243,9 +258,13 @@ impl MllpOperation {
                 Err(lost) => return Err(lost.into()),
             }
         }
+        if self.tls.is_none() {
+            let tls = self.settings.tls.clone().map(Tls::new).transpose();
+            self.tls = tls.map_err(|fault| OperationError::fault("tls", fault.text))?;
+        }
         let timeout = CONNECT_TIMEOUT.min(cx.response_timeout);
         let mut connection = tokio::select! {
-            connected = Connection::open(&self.settings.connect) => connected?,
+            connected = Connection::open(&self.settings.connect, self.tls.as_mut()) => connected?,
             () = cx.runtime.clock.sleep(timeout) => {
                 let text = format!("{} did not accept a connection in time", self.settings.connect);
                 return Err(OperationError::fault("connect", text));

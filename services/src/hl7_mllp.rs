@@ -15,6 +15,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use septet_engine::config::build::Build;
+use septet_engine::config::settings::ServerTls;
 use septet_engine::config::units::{ByteSize, DurationText, Listen, MaybeNever};
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
@@ -23,10 +24,12 @@ use serde::Deserialize;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use crate::hl7_common::{
     AckMode, BatchMode, DuplicatePolicy, Policy, Receiver, Validate, WhenUnavailable, charset_setting,
 };
+use crate::server_tls::Reloading;
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {
@@ -37,6 +40,8 @@ pub const CLASS: ItemClass = ItemClass {
     build,
 };
 
+/// How long a client may take for its part of the TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections waiting to be accepted.
 const BACKLOG: u32 = 1024;
 /// Silence after which the system asks whether a peer is still there, and how often.
@@ -90,6 +95,10 @@ pub struct Settings {
     /// are, else windows-1252.
     #[serde(default = "auto")]
     pub charset: String,
+    /// MLLP over TLS: certificate and key of this listener, and the authorities of client certificates where
+    /// clients must have one. Read again when the files change.
+    #[serde(default)]
+    pub tls: Option<ServerTls>,
 }
 
 fn reply_timeout() -> DurationText {
@@ -142,7 +151,11 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let facts = Facts {
         listens: vec![(settings.listen.get(), None)],
         needs_reply: settings.ack == AckMode::Application,
-        urls: vec![format!("mllp://{}", settings.listen)],
+        urls: vec![format!(
+            "{}://{}",
+            if settings.tls.is_some() { "mllps" } else { "mllp" },
+            settings.listen
+        )],
         ..Facts::default()
     };
     let factory = MllpFactory { settings: Arc::new(settings), policy };
@@ -157,7 +170,8 @@ struct MllpFactory {
 
 impl ServiceFactory for MllpFactory {
     fn create(&self) -> Box<dyn BusinessService> {
-        Box::new(MllpService { settings: self.settings.clone(), policy: self.policy.clone(), listener: None })
+        let (settings, policy) = (self.settings.clone(), self.policy.clone());
+        Box::new(MllpService { settings, policy, listener: None, tls: None })
     }
 }
 
@@ -165,6 +179,7 @@ struct MllpService {
     settings: Arc<Settings>,
     policy: Policy,
     listener: Option<TcpListener>,
+    tls: Option<Reloading>,
 }
 
 /// What all connections of a service share.
@@ -172,6 +187,7 @@ struct MllpService {
 struct Shared {
     settings: Arc<Settings>,
     receiver: Receiver,
+    tls: Option<Reloading>,
     /// A connection has seen that the store takes no messages.
     pause: Notify,
 }
@@ -179,12 +195,13 @@ struct Shared {
 #[async_trait]
 impl BusinessService for MllpService {
     async fn bind(&mut self, _cx: &ServiceContext) -> Result<(), HostFault> {
+        self.tls = self.settings.tls.clone().map(Reloading::new).transpose()?;
         self.listener = Some(listen(self.settings.listen)?);
         Ok(())
     }
 
     async fn run(self: Box<Self>, cx: ServiceContext) -> Result<(), HostFault> {
-        let MllpService { settings, policy, listener } = *self;
+        let MllpService { settings, policy, listener, tls } = *self;
         let mut listener = match listener {
             Some(listener) => listener,
             None => listen(settings.listen)?,
@@ -192,7 +209,7 @@ impl BusinessService for MllpService {
         // With port 0 the system has chosen; it must be the same one after a pause.
         let address = listener.local_addr().map(Listen).unwrap_or(settings.listen);
         let receiver = Receiver::new(cx.clone(), policy);
-        let shared = Arc::new(Shared { settings, receiver, pause: Notify::new() });
+        let shared = Arc::new(Shared { settings, receiver, tls, pause: Notify::new() });
         let mut connections = Connections::default();
         loop {
             tokio::select! {
@@ -248,7 +265,16 @@ impl Connections {
         // A system that cannot do either has only the timeouts.
         let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
         let _ = stream.set_nodelay(true);
-        self.tasks.spawn(connection::serve(stream, shared.clone()));
+        match &shared.tls {
+            None => self.tasks.spawn(connection::serve(stream, shared.clone())),
+            Some(tls) => {
+                let (acceptor, fault) = tls.acceptor();
+                if let Some(fault) = fault {
+                    cx.event(NewEvent::new(Level::Error, "item.error", fault.to_string()));
+                }
+                self.tasks.spawn(shake_hands(stream, acceptor, shared.clone()))
+            }
+        };
     }
 
     /// A connection that was gone before it was accepted is nothing; what the system cannot give (file
@@ -271,6 +297,23 @@ impl Connections {
     /// Lets every connection finish the frames it has and answer them.
     async fn end(mut self) {
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// A connection is served once it is a TLS connection; those that never become one are dropped.
+async fn shake_hands(stream: TcpStream, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+    let cx = shared.receiver.context();
+    let shaken = tokio::select! {
+        shaken = acceptor.accept(stream) => shaken,
+        () = cx.runtime.clock.sleep(HANDSHAKE) => return,
+        () = cx.stop.cancelled() => return,
+    };
+    match shaken {
+        Ok(stream) => connection::serve(stream, shared).await,
+        Err(error) => {
+            let text = format!("no TLS connection with a client: {error}");
+            cx.event(NewEvent::new(Level::Warning, "item.error", text));
+        }
     }
 }
 

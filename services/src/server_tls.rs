@@ -1,8 +1,9 @@
 //! `tls = { cert, key, client_ca }` of a listener (CONTRACT §2.6). With `client_ca` a client must present a
-//! certificate that one of these authorities signed.
+//! certificate that one of these authorities signed. [`Reloading`] follows changes of the files.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
@@ -15,6 +16,12 @@ use tokio_rustls::TlsAcceptor;
 
 /// What makes TLS connections of accepted ones. Fails where a file is missing or broken.
 pub(crate) fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, HostFault> {
+    let mut config = config(tls)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn config(tls: &ServerTls) -> Result<ServerConfig, HostFault> {
     let chain = certificates(&tls.cert)?;
     let key = PrivateKeyDer::from_pem_slice(&read(&tls.key)?).map_err(|_| broken(&tls.key, "private key"))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
@@ -31,12 +38,63 @@ pub(crate) fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, HostFault> {
             config.with_client_cert_verifier(verifier.map_err(|_| broken(path, "certificate"))?)
         }
     };
-    let mut config = config.with_single_cert(chain, key).map_err(|_| {
+    config.with_single_cert(chain, key).map_err(|_| {
         let text = format!("{} and {} do not belong together", tls.cert.display(), tls.key.display());
         HostFault::new("certificate", text)
-    })?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    })
+}
+
+/// An acceptor (without ALPN) that reads its files again when they have changed: a certificate is renewed
+/// without a restart.
+pub(crate) struct Reloading {
+    tls: ServerTls,
+    current: Mutex<(Stamps, TlsAcceptor)>,
+}
+
+/// Time and length of each file.
+type Stamps = Vec<Option<(SystemTime, u64)>>;
+
+impl Reloading {
+    /// Fails where a file is missing or broken.
+    pub(crate) fn new(tls: ServerTls) -> Result<Self, HostFault> {
+        let stamps = stamps(&tls);
+        let acceptor = TlsAcceptor::from(Arc::new(config(&tls)?));
+        Ok(Reloading { tls, current: Mutex::new((stamps, acceptor)) })
+    }
+
+    /// The acceptor for the next connection; with it what is wrong with files that changed just now, in which
+    /// case it is the one from before.
+    pub(crate) fn acceptor(&self) -> (TlsAcceptor, Option<HostFault>) {
+        let now = stamps(&self.tls);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fault = None;
+        if current.0 != now {
+            current.0 = now;
+            match config(&self.tls) {
+                Ok(config) => current.1 = TlsAcceptor::from(Arc::new(config)),
+                Err(error) => fault = Some(error),
+            }
+        }
+        (current.1.clone(), fault)
+    }
+}
+
+impl std::fmt::Debug for Reloading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Reloading").field(&self.tls).finish()
+    }
+}
+
+fn stamps(tls: &ServerTls) -> Stamps {
+    let stamp = |path: &Path| {
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.modified().ok()?, meta.len()))
+    };
+    [Some(&tls.cert), Some(&tls.key), tls.client_ca.as_ref()]
+        .into_iter()
+        .flatten()
+        .map(|path| stamp(path))
+        .collect()
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HostFault> {

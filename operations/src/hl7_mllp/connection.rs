@@ -11,8 +11,10 @@ use septet_engine::clock::SharedClock;
 use septet_engine::config::units::HostPort;
 use septet_engine::host::OperationError;
 use septet_hl7::mllp::{self, Event, Limits, Scanner};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+use super::tls::Tls;
 
 /// The largest reply that is read.
 const MAX_REPLY: usize = 16 * 1024 * 1024;
@@ -56,8 +58,12 @@ impl From<Lost> for OperationError {
     }
 }
 
+/// TCP, or TLS over it.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
+
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: BytesMut,
     scanner: Scanner,
     sent: VecDeque<String>,
@@ -66,7 +72,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) async fn open(peer: &HostPort) -> Result<Self, OperationError> {
+    pub(super) async fn open(peer: &HostPort, tls: Option<&mut Tls>) -> Result<Self, OperationError> {
         let fault =
             |error: io::Error| OperationError::fault("connect", format!("cannot connect to {peer}: {error}"));
         let stream = TcpStream::connect((peer.host.as_str(), peer.port)).await.map_err(fault)?;
@@ -75,6 +81,10 @@ impl Connection {
         let keepalive = socket2::TcpKeepalive::new().with_time(time).with_interval(interval);
         // A system that cannot do it has only the timeouts.
         let _ = socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive);
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(stream),
+            Some(tls) => Box::new(tls.connect(peer, stream).await?),
+        };
         let scanner = Scanner::new(Limits { max_message: MAX_REPLY });
         let buffer = BytesMut::new();
         Ok(Connection { stream, buffer, scanner, sent: VecDeque::new(), answers: 0, last_answer: None })
@@ -88,7 +98,7 @@ impl Connection {
         self.sent.push_back(control_id.trim().to_owned());
         let mut frame = Buf::chain(&[mllp::VT][..], body.clone()).chain(&[mllp::FS, b'\r'][..]);
         self.stream.write_all_buf(&mut frame).await.map_err(Lost::of)?;
-        Ok(())
+        self.stream.flush().await.map_err(Lost::of)
     }
 
     /// The body of the next frame. Cancel-safe.

@@ -126,6 +126,7 @@ fn bench(connect: &str, change: impl FnOnce(&mut Settings)) -> Bench {
         stay_connected: true,
         match_ack: MatchAck::default(),
         control_id: ControlId::default(),
+        tls: None,
     };
     change(&mut settings);
     let events = Arc::new(Events::default());
@@ -369,4 +370,92 @@ async fn a_peer_that_is_down_is_a_fault_to_retry() {
     drop(listener);
     let error = bench(&address, |_| {}).send(message("M1")).await.unwrap_err();
     assert_eq!((error.fault.code.as_str(), &error.disposition), ("connect", &Disposition::ByCode("fault")));
+}
+
+// === TLS ===
+
+fn fixture(name: &str) -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/tls").join(name)
+}
+
+/// A peer that speaks TLS with this certificate, asks for a client's, and answers AA.
+async fn tls_peer(certificate: &str) -> String {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let certificates =
+        |name| CertificateDer::pem_file_iter(fixture(name)).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    let key = PrivateKeyDer::from_pem_file(fixture(&certificate.replace(".pem", ".key"))).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificates("ca.pem").remove(0)).unwrap();
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(clients.allow_unauthenticated().build().unwrap())
+        .with_single_cert(certificates(certificate), key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let code = if stream.get_ref().1.peer_certificates().is_some() { "CA" } else { "AA" };
+                let mut scanner = Scanner::new(Limits { max_message: 1 << 20 });
+                let mut buffer = BytesMut::new();
+                while matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
+                    while let Event::Frame(frame) = scanner.next(&mut buffer) {
+                        stream.write_all(&ack(code, &id_of(&frame.body))).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn tls_verifies_the_peer_and_shows_our_certificate() {
+    let address = tls_peer("server.pem").await;
+    let trust = ClientTls { ca: Some(fixture("ca.pem")), ..ClientTls::default() };
+    let with = |tls: ClientTls| bench(&address, |settings| settings.tls = Some(tls));
+    assert_eq!(with(trust.clone()).code("M1").await, "AA");
+    let ours =
+        ClientTls { cert: Some(fixture("client.pem")), key: Some(fixture("client.key")), ..trust.clone() };
+    assert_eq!(with(ours).code("M1").await, "CA");
+
+    let unknown = with(ClientTls { ca: Some(fixture("client.pem")), ..ClientTls::default() });
+    let elsewhere = with(ClientTls { server_name: Some("elsewhere.example".into()), ..trust.clone() });
+    for mut refused in [unknown, elsewhere] {
+        let error = refused.send(message("M1")).await.unwrap_err();
+        assert_eq!((error.fault.code.as_str(), &error.disposition), ("tls", &Disposition::ByCode("fault")));
+    }
+    let missing =
+        with(ClientTls { ca: Some(fixture("none.pem")), ..ClientTls::default() }).operation.start().await;
+    assert_eq!(missing.unwrap_err().code, "certificate");
+}
+
+#[tokio::test]
+async fn tls_takes_another_name_or_exactly_one_certificate() {
+    let address = tls_peer("other.pem").await;
+    let with = |tls: ClientTls| bench(&address, |settings| settings.tls = Some(tls));
+    let trust = ClientTls { ca: Some(fixture("ca.pem")), ..ClientTls::default() };
+    assert!(
+        with(trust.clone()).send(message("M1")).await.is_err(),
+        "another host's certificate was accepted"
+    );
+    let renamed = ClientTls { server_name: Some("elsewhere.example".into()), ..trust };
+    assert_eq!(with(renamed).code("M1").await, "AA");
+    let pin = |name: &str| {
+        use rustls::pki_types::pem::PemObject as _;
+        let certificate = rustls::pki_types::CertificateDer::from_pem_file(fixture(name)).unwrap();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &certificate);
+        let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        ClientTls { pin: Some(format!("sha256:{hex}")), ..ClientTls::default() }
+    };
+    assert_eq!(with(pin("other.pem")).code("M1").await, "AA");
+    assert!(with(pin("server.pem")).send(message("M1")).await.is_err(), "another certificate was accepted");
 }

@@ -34,6 +34,7 @@ fn settings() -> Settings {
         frame_timeout: frame_timeout(),
         idle_timeout: MaybeNever::default(),
         charset: auto(),
+        tls: None,
     }
 }
 
@@ -52,7 +53,8 @@ async fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     };
     let desk = Desk::new();
     let cx = desk.context();
-    let mut service = Box::new(MllpService { settings: Arc::new(settings), policy, listener: None });
+    let mut service =
+        Box::new(MllpService { settings: Arc::new(settings), policy, listener: None, tls: None });
     service.bind(&cx).await.unwrap();
     let address = service.listener.as_ref().unwrap().local_addr().unwrap();
     Bench { desk, address, run: tokio::spawn(service.run(cx)) }
@@ -610,4 +612,63 @@ async fn nothing_printable_shows_what_a_message_says() {
     assert_eq!(sender.told().await, "AE ");
     let printed = format!("{:?} {:?}", bench.desk.events(), bench.desk.findings());
     assert!(!printed.contains("SECRET"));
+}
+
+// === TLS ===
+
+#[tokio::test]
+async fn tls_serves_clients_with_a_certificate_and_follows_its_files() {
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/support/tls");
+    let folder = tempfile::tempdir().unwrap();
+    let install = |name: &str| {
+        for kind in ["pem", "key"] {
+            let from = fixtures.join(format!("{name}.{kind}"));
+            std::fs::copy(from, folder.path().join(format!("tls.{kind}"))).unwrap();
+        }
+    };
+    install("server");
+    let tls = ServerTls {
+        cert: folder.path().join("tls.pem"),
+        key: folder.path().join("tls.key"),
+        client_ca: Some(fixtures.join("ca.pem")),
+    };
+    let bench = bench(|settings| settings.tls = Some(tls)).await;
+
+    let certificates = |name: &str| {
+        let all = CertificateDer::pem_file_iter(fixtures.join(name)).unwrap();
+        all.map(Result::unwrap).collect::<Vec<_>>()
+    };
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificates("ca.pem").remove(0)).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider);
+    let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    let key = PrivateKeyDer::from_pem_file(fixtures.join("client.key")).unwrap();
+    let known = Arc::new(config.clone().with_client_auth_cert(certificates("client.pem"), key).unwrap());
+    let unknown = Arc::new(config.with_no_client_auth());
+    let exchange = async |config: &Arc<rustls::ClientConfig>, name: &'static str| {
+        let stream = TcpStream::connect(bench.address).await?;
+        let connector = tokio_rustls::TlsConnector::from(config.clone());
+        let mut stream = connector.connect(ServerName::try_from(name).unwrap(), stream).await?;
+        stream.write_all(&frame("M1")).await?;
+        let mut buffer = BytesMut::new();
+        let mut scanner = Scanner::new(Limits { max_message: 1 << 20 });
+        loop {
+            if let Event::Frame(frame) = scanner.next(&mut buffer) {
+                return Ok::<_, io::Error>(code_and_id(&frame.body));
+            }
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(String::from("closed"));
+            }
+        }
+    };
+    assert_eq!(exchange(&known, "localhost").await.unwrap(), "AA M1");
+    assert!(exchange(&unknown, "localhost").await.is_err(), "served without a client certificate");
+    assert_eq!(bench.desk.ids(), ["M1"]);
+    // The certificate is renewed: the next connection sees the new one.
+    install("other");
+    assert_eq!(exchange(&known, "elsewhere.example").await.unwrap(), "AA M1");
+    assert!(exchange(&known, "localhost").await.is_err());
 }
