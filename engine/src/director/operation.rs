@@ -373,7 +373,10 @@ impl Operation {
             draft.event(self.about(header, Level::Error, "item.error", text));
         }
         let placed = verdict.body.map(|body| draft.body(body));
-        draft.respond(header, placed.as_ref(), verdict.fault);
+        // An action that completes says that this answer is all right: then only a reply that is not what its
+        // type declares is the caller's concern.
+        let fault = verdict.fault.filter(|fault| failed || fault.name == "message");
+        draft.respond(header, placed.as_ref(), fault);
     }
 
     /// Suspends the message, or pauses the item when it is one too many.
