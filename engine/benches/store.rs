@@ -30,9 +30,7 @@ fn main() -> Outcome<()> {
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(2.0);
     let time = Duration::from_secs_f64(seconds);
     let folder = arguments.next().unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").to_owned());
-    println!(
-        "body     writers   msgs/s    MiB/s   bare MiB/s (batch)   ratio   µs CPU/msg   batch   ack p50/p99 ms"
-    );
+    println!("body     writers   msgs/s    MiB/s   bare MiB/s (batch)   ratio   µs CPU/msg   ack p50/p99 ms");
     for (size, writers) in [(1024, 1), (1024, 8), (1024, 64), (1024, 256), (64 << 10, 64)] {
         // Interleaved, because the disk's mood changes; the better of two each.
         let mut best: Option<Measured> = None;
@@ -45,10 +43,10 @@ fn main() -> Outcome<()> {
                 best = Some(measured);
             }
         }
-        let Some(Measured { rate, cpu, p50, p99, batch }) = best else { continue };
+        let Some(Measured { rate, cpu, p50, p99 }) = best else { continue };
         let bytes = rate * size as f64 / 1_048_576.0;
         println!(
-            "{:>6} B {writers:>7} {rate:>8.0} {bytes:>8.1} {bare:>12.1} ({:>4} KiB) {:>7.2} {cpu:>12.1} {batch:>7.1}   {p50:.2} / {p99:.2}",
+            "{:>6} B {writers:>7} {rate:>8.0} {bytes:>8.1} {bare:>12.1} ({:>4} KiB) {:>7.2} {cpu:>12.1}   {p50:.2} / {p99:.2}",
             size,
             size * writers.div_ceil(2) / 1024,
             bytes / bare,
@@ -80,7 +78,6 @@ struct Measured {
     cpu: f64,
     p50: f64,
     p99: f64,
-    batch: f64,
 }
 
 fn store(folder: &Path, size: usize, writers: usize, time: Duration) -> Outcome<Measured> {
@@ -122,7 +119,7 @@ fn store(folder: &Path, size: usize, writers: usize, time: Duration) -> Outcome<
         let at = |share: f64| {
             acks.get((acks.len() as f64 * share) as usize).map_or(0.0, |ack| ack.as_secs_f64() * 1e3)
         };
-        Ok(Measured { rate: taken as f64 / elapsed, cpu, p50: at(0.5), p99: at(0.99), batch: 0.0 })
+        Ok(Measured { rate: taken as f64 / elapsed, cpu, p50: at(0.5), p99: at(0.99) })
     });
     let _ = std::fs::remove_dir_all(&path);
     measured

@@ -145,20 +145,21 @@ impl Lock for SystemLock {}
 
 impl Files for SystemFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
+        let parent = match path.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Ok(()),
+        };
         if path.is_dir() {
+            // Whoever made it may have crashed before its name was durable. Where we may not read the folder
+            // above, somebody else made it.
+            let _ = self.sync_dir(parent);
             return Ok(());
         }
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            self.create_dir(parent)?;
-        }
+        self.create_dir(parent)?;
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => self.sync_dir(Path::new(".")),
-            Some(parent) => self.sync_dir(parent),
-            None => Ok(()),
+            _ => self.sync_dir(parent),
         }
     }
 

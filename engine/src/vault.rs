@@ -75,12 +75,11 @@ impl Vault {
         let mut out = Vec::with_capacity(4 + NONCE_LEN + clear.len() + 16);
         out.extend_from_slice(&self.0.id.to_be_bytes());
         out.extend_from_slice(&nonce);
-        let mut text = clear.to_vec();
-        self.0
-            .key
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text)
-            .map_err(|_| VaultError::Cipher)?;
-        out.extend_from_slice(&text);
+        out.extend_from_slice(clear);
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        let text = out.get_mut(4 + NONCE_LEN..).unwrap_or_default();
+        let tag = self.0.key.seal_in_place_separate_tag(nonce, Aad::empty(), text);
+        out.extend_from_slice(tag.map_err(|_| VaultError::Cipher)?.as_ref());
         Ok(out)
     }
 
@@ -94,9 +93,10 @@ impl Vault {
         }
         let mut text = Zeroizing::new(text.to_vec());
         let nonce = Nonce::assume_unique_for_key(*nonce);
-        let clear =
-            self.0.key.open_in_place(nonce, Aad::empty(), &mut text).map_err(|_| VaultError::Damaged)?;
-        Ok(Zeroizing::new(clear.to_vec()))
+        let opened = self.0.key.open_in_place(nonce, Aad::empty(), &mut text);
+        let length = opened.map_err(|_| VaultError::Damaged)?.len();
+        text.truncate(length);
+        Ok(text)
     }
 
     /// Seals a text into the JSON form of a sealed value.

@@ -339,6 +339,9 @@ impl Writer {
         if let Some(last) = commits.last() {
             self.shared.durable.advance(last.sequence);
         }
+        metrics::counter!("septet_store_transactions_total").increment(commits.len() as u64);
+        metrics::counter!("septet_store_batches_total").increment(1);
+        metrics::counter!("septet_store_written_bytes_total").increment(length);
         self.note_room();
         Ok(())
     }
@@ -392,6 +395,7 @@ impl Writer {
         let began = Instant::now();
         self.segment.file.sync().map_err(|error| Stop::failed("the journal could not be synced", &error))?;
         self.last_sync = began.elapsed();
+        metrics::histogram!("septet_store_sync_seconds").record(self.last_sync.as_secs_f64());
         Ok(())
     }
 

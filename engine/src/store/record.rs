@@ -643,3 +643,99 @@ fn one_of<T: Copy>(all: &[T], field: &Field<'_>) -> Result<T, RecordError> {
     let index = usize::try_from(field.number()?).map_err(|_| DecodeError::Malformed)?;
     Ok(*all.get(index).ok_or(DecodeError::Unknown(field.tag))?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealer(bodies: bool) -> Sealer {
+        Sealer { vault: Vault::ephemeral().unwrap(), bodies }
+    }
+
+    fn commit() -> Commit {
+        let event = Event {
+            id: EventId(3),
+            at: "2026-11-22T08:00:00.000001Z".parse().unwrap(),
+            level: Level::Error,
+            kind: "alert".into(),
+            item: None,
+            session: None,
+            message_id: Some(MessageId(0)),
+            who: None,
+            text: String::new(),
+            detail: Some(Sensitive("a detail".into())),
+        };
+        let body = Body::new("ADT^A01", "application/hl7-v2", Some("utf-8"), Bytes::from_static(b"MSH|"));
+        let changes = vec![
+            Change::Body(BodyId(2), body),
+            Change::Event(Box::new(event)),
+            Change::Keep(KeepFamily::Token, "vendor".into(), Some(Bytes::from_static(b"token"))),
+        ];
+        Commit { sequence: 1 << 40, at: "1969-01-01T00:00:00Z".parse().unwrap(), changes }
+    }
+
+    fn entries(bytes: &[u8], vault: &Vault) -> Result<Vec<Entry>, RecordError> {
+        let mut entries = Vec::new();
+        decode(bytes, 1, 100, vault, |entry| entries.push(entry))?;
+        Ok(entries)
+    }
+
+    #[test]
+    fn what_is_written_reads_back_sealed_or_not() {
+        for bodies in [false, true] {
+            let (sealer, mut out, mut located) = (sealer(bodies), Encoder::default(), Vec::new());
+            encode_reservation(77, &mut out);
+            encode(&commit(), &sealer, &mut out, &mut located).unwrap();
+            let bytes = out.slices().concat();
+            for clear in ["token", "a detail", "MSH|"] {
+                let found = bytes.windows(clear.len()).any(|window| window == clear.as_bytes());
+                assert_eq!(found, !bodies && clear != "token", "{clear}");
+            }
+            let mut entries = entries(&bytes, &sealer.vault).unwrap();
+            let Some(Entry::Commit(found, places)) = entries.pop() else { panic!() };
+            assert!(matches!(entries.pop(), Some(Entry::Reservation(77))));
+            let (id, place) = places[0];
+            assert_eq!((id, place.sealed, place.crc), (BodyId(2), bodies, located[0].crc));
+            assert_eq!(place.offset as usize, 100 + located[0].offset);
+            let stored = bytes[located[0].offset..located[0].offset + located[0].length].to_vec();
+            assert_eq!(&open_body(stored, bodies, &sealer.vault).unwrap()[..], b"MSH|");
+            // Bodies are read from their places; all else is equal.
+            let text = |commit: &Commit| format!("{:?}", &commit.changes[1..]);
+            assert_eq!((found.sequence, found.at, text(&found)), (1 << 40, commit().at, text(&commit())));
+        }
+    }
+
+    #[test]
+    fn an_operation_of_a_newer_version_is_refused_and_an_optional_field_is_skipped() {
+        for (required, expected) in [(true, false), (false, true)] {
+            let mut out = Encoder::default();
+            let transaction = out.begin(1, true);
+            out.number(1, 9);
+            let operation = out.begin(60, required);
+            out.text(1, "from the future");
+            out.end(operation);
+            out.end(transaction);
+            let read = entries(&out.slices().concat(), &sealer(false).vault);
+            assert_eq!(read.is_ok(), expected);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_reading_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let vault = sealer(false).vault;
+            let _ = entries(&bytes, &vault);
+        }
+
+        #[test]
+        fn altered_transactions_never_make_reading_panic(at in 0usize..200, byte: u8) {
+            let (sealer, mut out, mut located) = (sealer(false), Encoder::default(), Vec::new());
+            encode(&commit(), &sealer, &mut out, &mut located).unwrap();
+            let mut bytes = out.slices().concat();
+            if let Some(place) = bytes.get_mut(at) {
+                *place = byte;
+            }
+            let _ = entries(&bytes, &sealer.vault);
+        }
+    }
+}

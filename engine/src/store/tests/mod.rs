@@ -3,6 +3,7 @@
 
 mod contract;
 mod faults;
+mod format;
 mod power;
 mod reads;
 mod reopen;
