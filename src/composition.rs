@@ -41,7 +41,7 @@ pub(crate) fn load_or_report(path: &Path) -> Option<Plan> {
 /// Prints every problem on stderr.
 pub(crate) fn report(loaded: &Loaded) {
     for diagnostic in &loaded.diagnostics {
-        eprintln!("{}", loaded.render(diagnostic));
+        crate::output::note(loaded.render(diagnostic));
     }
 }
 

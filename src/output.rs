@@ -13,3 +13,8 @@ pub(crate) fn line(text: impl Display) {
 pub(crate) fn error(text: impl Display) {
     let _ = writeln!(std::io::stderr().lock(), "error: {text}");
 }
+
+/// Prints a line on standard error.
+pub(crate) fn note(text: impl Display) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}

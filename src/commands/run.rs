@@ -58,13 +58,13 @@ impl Run {
         let orphans = match orphans(&self.orphans) {
             Ok(orphans) => orphans,
             Err(text) => {
-                eprintln!("error: {text}");
+                crate::output::error(text);
                 return ExitCode::from(2);
             }
         };
         for path in &self.productions {
             if !path.exists() {
-                eprintln!("error: there is no {}", path.display());
+                crate::output::error(format_args!("there is no {}", path.display()));
                 return ExitCode::from(2);
             }
         }
@@ -72,13 +72,13 @@ impl Run {
         let signals =
             (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::hangup()));
         let (Ok(terminate), Ok(interrupt), Ok(hang_up)) = signals else {
-            eprintln!("error: signals cannot be received here");
+            crate::output::error("signals cannot be received here");
             return ExitCode::from(COULD_NOT_START);
         };
         let metrics = match septet_admin::install_metrics() {
             Ok(metrics) => metrics,
             Err(text) => {
-                eprintln!("error: {text}");
+                crate::output::error(text);
                 return ExitCode::from(COULD_NOT_START);
             }
         };
@@ -96,7 +96,7 @@ impl Run {
             match started {
                 Ok(production) => running.push(production),
                 Err(text) => {
-                    eprintln!("error: {text}");
+                    crate::output::error(text);
                     stop_all(running).await;
                     return ExitCode::from(COULD_NOT_START);
                 }
@@ -202,7 +202,7 @@ async fn start(
             }
         }));
     }
-    println!("{banner}");
+    crate::output::line(banner);
     Ok(Running { path: path.to_owned(), engine, tokens, over, tasks })
 }
 

@@ -221,7 +221,7 @@ impl Build<'_> {
 pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let near = |other: &str| {
         let distance = strsim::damerau_levenshtein(name, other);
-        (distance <= 2 && distance < name.chars().count().max(2)) || strsim::jaro_winkler(name, other) > 0.88
+        (distance <= 2 && distance < name.chars().count()) || strsim::jaro_winkler(name, other) > 0.88
     };
     known
         .into_iter()

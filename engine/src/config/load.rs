@@ -19,7 +19,7 @@ use crate::config::node::{Node, Span, Value};
 use crate::config::plan::Plan;
 use crate::config::read::read;
 use crate::config::settings::Log;
-use crate::config::source::{Source, Sources};
+use crate::config::source::Sources;
 use crate::config::{definitions, graph, oauth, resolve, sections};
 use crate::registry::{ItemKind, Registry};
 

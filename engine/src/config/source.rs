@@ -107,12 +107,11 @@ impl Sources {
 
 /// A line with the value of a key that sounds like a secret replaced, unless it is a reference.
 fn mask_secret(line: &str) -> String {
-    const SECRET: [&str; 5] = ["secret", "password", "private_key", "token", "hash"];
+    const SECRET: [&str; 6] = ["secret", "password", "private_key", "token", "hash", "key"];
     let lower = line.to_ascii_lowercase();
     let sounds = |key: &str| {
-        SECRET.iter().any(|word| key.contains(word))
-            || key.trim_end().ends_with(" key")
-            || key.trim() == "key"
+        let key = key.trim().trim_matches(['"', '\'']);
+        SECRET.iter().any(|word| key.ends_with(word))
     };
     let mut from = 0;
     while let Some(at) = lower.get(from..).and_then(|rest| rest.find('=')).map(|at| at + from) {
