@@ -143,6 +143,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     for (index, rule) in settings.rules.iter().enumerate() {
         rules.extend(build_rule(build, index, rule, &mut gathered, &mut facts));
     }
+    check_limits(build, settings.script_time, settings.script_memory);
     if settings.rules.is_empty() {
         build.error("S0320", &["rules".into()], "a router needs at least one rule", None);
     }
@@ -166,6 +167,16 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         ProcessHost::Inline(Arc::new(host), definition)
     };
     Some(Built { factory: Factory::Process(host), facts })
+}
+
+/// Limits that no script could keep.
+pub(crate) fn check_limits(build: &mut Build<'_>, time: DurationText, memory: ByteSize) {
+    if time.get().as_millis() < 10 {
+        build.error("S0104", &["script_time".into()], "script_time is at least 10ms", None);
+    }
+    if memory.get() < 1 << 20 {
+        build.error("S0104", &["script_memory".into()], "script_memory is at least 1MiB", None);
+    }
 }
 
 fn build_rule(

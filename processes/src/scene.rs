@@ -415,6 +415,9 @@ impl<'s, 'js> Scene<'s, 'js> {
                     let text = self.place(&format!("{at}: {from} is no HL7 path"));
                     return Err(Raised::engine("transform", "transform", text));
                 };
+                if raw.is_empty() && self.nothing_at(target, path) {
+                    return Ok(());
+                }
                 ("setRaw", self.guarded(at, || self.js_text(&raw))?)
             }
             Source::Constant(Json::String(text)) => ("set", self.guarded(at, || self.js_text(text))?),
@@ -427,6 +430,12 @@ impl<'s, 'js> Scene<'s, 'js> {
             let set: rquickjs::Function<'js> = object.get(method)?;
             set.call((rquickjs::function::This(object.clone()), place, value))
         })
+    }
+
+    /// Whether there is nothing at a path that nothing is to be copied to: no segment is made for that.
+    fn nothing_at(&self, target: &Value<'js>, path: &str) -> bool {
+        let message = as_message(target).map(|(message, _)| message);
+        message.zip(path.parse::<Path>().ok()).is_some_and(|(message, path)| !message.exists(&path))
     }
 
     fn js_text(&self, text: &str) -> rquickjs::Result<Value<'js>> {

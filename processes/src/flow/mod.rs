@@ -20,7 +20,7 @@ use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind, Proces
 use serde::Deserialize;
 
 use crate::closure::Process;
-use crate::router::{script_memory, script_time};
+use crate::router::{check_limits, script_memory, script_time};
 use crate::script::engine::Limits;
 
 /// The class `flow`.
@@ -57,6 +57,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let before = build.problems.len();
     let checked = check::steps(build);
     let settings = settings?;
+    check_limits(build, settings.script_time, settings.script_memory);
     if build.problems.iter().skip(before).any(|problem| problem.severity == Severity::Error) {
         return None;
     }

@@ -195,7 +195,9 @@ impl<'js> Machine<'_, '_, 'js> {
         match input {
             Input::Request => Ok(()),
             Input::Timer { timer } => self.timer(timer),
-            Input::Response { call, body, fault, .. } => {
+            Input::Response { call, header, body, fault } => {
+                let ended = || Fault::new("call", "discarded", "the request ended without a response");
+                let fault = fault.or_else(|| (header.is_none() && body.is_none()).then(ended));
                 let Some(known) = self.calls.get(&call).filter(|known| known.done.is_none()).cloned() else {
                     return Ok(());
                 };

@@ -83,6 +83,8 @@ pub(crate) struct Engine {
     trips: Cell<u32>,
     /// A script was stopped in this runtime.
     spent: Cell<bool>,
+    /// What the loaded definitions take: a script's memory comes on top.
+    loaded: Cell<usize>,
 }
 
 /// How often a job may be stopped before it ends, whatever it catches.
@@ -136,6 +138,7 @@ impl Engine {
             job_deadline: Cell::new(None),
             trips: Cell::new(0),
             spent: Cell::new(false),
+            loaded: Cell::new(0),
         })
     }
 
@@ -168,6 +171,7 @@ impl Engine {
             }
             Ok::<_, String>((helpers, functions))
         })?;
+        self.loaded.set(usize::try_from(self.runtime.memory_usage().malloc_size).unwrap_or_default());
         Ok(Loaded { functions, helpers, context })
     }
 
@@ -177,7 +181,7 @@ impl Engine {
         self.trips.set(0);
         *self.shared.job.borrow_mut() = scope;
         let memory = usize::try_from(limits.memory).unwrap_or(usize::MAX);
-        self.runtime.set_memory_limit(memory);
+        self.runtime.set_memory_limit(memory.saturating_add(self.loaded.get()));
         self.job_deadline.set(Instant::now().checked_add(limits.time));
     }
 

@@ -161,7 +161,13 @@ fn path(cx: &Ctx<'_>, given: &Value<'_>) -> Result<Path> {
     let Some(text) = text else {
         return Err(Exception::throw_type(cx, "a path is text, for example 'PID-3.1'"));
     };
-    text.parse().map_err(|error: septet_hl7::PathError| Exception::throw_type(cx, &error.to_string()))
+    let path: Path =
+        text.parse().map_err(|error: septet_hl7::PathError| Exception::throw_type(cx, &error.to_string()))?;
+    if !path.groups().is_empty() {
+        let text = format!("{path}: paths through groups need the message's structure; write OBX[2]-5");
+        return Err(Exception::throw_type(cx, &text));
+    }
+    Ok(path)
 }
 
 /// A value as the text of a field: numbers and booleans as written, nothing as empty.

@@ -570,3 +570,10 @@ fn a_record_keeps_its_message_type_over_waits_and_is_checked_when_it_is_sent_on(
     fail [message] message: p step 7 (reply): SubmitResult has no field extra
     "#);
 }
+
+#[test]
+fn a_discarded_request_is_a_failed_call() {
+    let mut bench = flow(r#"{ call = "vendor" }"#);
+    bench.hl7(ORU);
+    insta::assert_snapshot!(bench.answer(1, None, None), @"fail [call] discarded: the request ended without a response");
+}

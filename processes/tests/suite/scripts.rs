@@ -48,6 +48,7 @@ fn hl7_values_give_leaves_decoded_and_the_rest_encoded() {
     assert_eq!(read("request.segments.map(s => s.name)"), r#"["MSH","PID","OBR","OBX","OBX"]"#);
     assert_eq!(read("request.raw('OBR-3')"), "A-1^LAB");
     assert!(read("request.get('PID-0')").contains("TypeError"));
+    assert!(read("request.get('OBSERVATION[2]/OBX-5')").contains("TypeError"));
 }
 
 #[test]

@@ -109,3 +109,9 @@ fn code_may_make_a_new_target() {
     );
     assert!(bench.hl7(ORU).contains(r#"Result {"accession":"new"}"#));
 }
+
+#[test]
+fn copying_nothing_makes_no_segment() {
+    let shown = bench(r#"set = { "PV1-3" = "PID-18", "PID-8" = "PID-19" }"#).hl7(ORU);
+    assert!(!shown.contains("PV1") && shown.contains("||19700101|⏎OBR"), "{shown}");
+}
