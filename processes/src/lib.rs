@@ -18,7 +18,7 @@ pub use flow::FlowSettings;
 pub use lane::lane_factory;
 pub use router::{RouterSettings, RuleSettings, Unmatched};
 pub use script::{ScriptError, ScriptKind, check_script};
-pub use transform::check_transform;
+pub use transform::check::check_transform;
 
 /// All process types, in the order of the reference.
 pub const CLASSES: &[ItemClass] = &[router::CLASS, flow::CLASS];

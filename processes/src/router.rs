@@ -27,7 +27,7 @@ use crate::closure::{Closure, Gathered, Process, process_script};
 use crate::script::ScriptKind;
 use crate::script::engine::Limits;
 use crate::script::raised::Raised;
-use crate::transform::group_path;
+use crate::transform::check::group_path;
 
 /// The class `router`.
 pub(crate) const CLASS: ItemClass = ItemClass {

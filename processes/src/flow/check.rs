@@ -7,11 +7,10 @@ use septet_engine::config::units::DurationText;
 use septet_engine::id::ItemName;
 use septet_engine::registry::Facts;
 
-use super::definition::{Act, Handler, Op, Payload, Piece, Place, Program};
+use super::definition::{Act, Op, Payload, Place, Program};
 use crate::check::{key_problem, script_problem_from};
 use crate::closure::{Gathered, process_script};
-use crate::script::compile::is_variable;
-use crate::script::{RESERVED, ScriptKind};
+use crate::script::ScriptKind;
 
 /// Every verb with the keys it takes beside itself and `compensate`.
 const VERBS: [(&str, &[&str]); 17] = [
@@ -68,46 +67,47 @@ pub(crate) fn steps(build: &mut Build<'_>) -> Checked {
     Checked { program: Program { ops: reader.ops }, gathered: reader.gathered, facts: reader.facts }
 }
 
-struct Reader<'r, 'b, 'a> {
-    build: &'r mut Build<'b>,
+/// Reads steps: where we are, and what has come of it.
+pub(super) struct Reader<'r, 'b, 'a> {
+    pub(super) build: &'r mut Build<'b>,
     /// Where we are in the item's table.
-    at: Vec<At<'a>>,
+    pub(super) at: Vec<At<'a>>,
     /// The step we are in: `step 2.then.1`.
-    step: String,
+    pub(super) step: String,
     /// Its verb with what it names.
-    verb: String,
-    ops: Vec<Op>,
-    variables: Vec<String>,
+    pub(super) verb: String,
+    pub(super) ops: Vec<Op>,
+    pub(super) variables: Vec<String>,
     /// Scopes around us.
-    scopes: usize,
+    pub(super) scopes: usize,
     /// Names of calls.
-    calls: Vec<String>,
+    pub(super) calls: Vec<String>,
     /// Names that `sync` waits for, with their places.
-    syncs: Vec<(Vec<At<'a>>, String)>,
-    gathered: Gathered,
-    facts: Facts,
+    pub(super) syncs: Vec<(Vec<At<'a>>, String)>,
+    pub(super) gathered: Gathered,
+    pub(super) facts: Facts,
 }
 
 impl<'a> Reader<'_, '_, 'a> {
     // === Places and problems ===
 
-    fn error(&mut self, text: impl Into<String>, suggestion: Option<String>) {
+    pub(super) fn error(&mut self, text: impl Into<String>, suggestion: Option<String>) {
         self.build.error("S0330", &self.at, text, suggestion);
     }
 
     /// At a key of the table we are in.
-    fn key_error(&mut self, key: &str, text: impl Into<String>, suggestion: Option<String>) {
+    pub(super) fn key_error(&mut self, key: &str, text: impl Into<String>, suggestion: Option<String>) {
         key_problem(self.build, "S0330", &self.at, key, text, suggestion);
     }
 
-    fn within<T>(&mut self, step: impl Into<At<'a>>, work: impl FnOnce(&mut Self) -> T) -> T {
+    pub(super) fn within<T>(&mut self, step: impl Into<At<'a>>, work: impl FnOnce(&mut Self) -> T) -> T {
         self.at.push(step.into());
         let done = work(self);
         self.at.pop();
         done
     }
 
-    fn push(&mut self, act: Act) -> usize {
+    pub(super) fn push(&mut self, act: Act) -> usize {
         let at = match self.verb.is_empty() {
             true => self.step.clone(),
             false => format!("{} ({})", self.step, self.verb),
@@ -116,12 +116,12 @@ impl<'a> Reader<'_, '_, 'a> {
         self.ops.len() - 1
     }
 
-    fn here(&self) -> usize {
+    pub(super) fn here(&self) -> usize {
         self.ops.len()
     }
 
     /// Fills in a place that was not known when the operation was made.
-    fn patch(&mut self, op: usize, place: usize) {
+    pub(super) fn patch(&mut self, op: usize, place: usize) {
         match self.ops.get_mut(op).map(|op| &mut op.act) {
             Some(Act::Jump { to } | Act::Unless { to, .. }) => *to = place,
             Some(Act::Foreach { end, .. }) => *end = place,
@@ -132,7 +132,7 @@ impl<'a> Reader<'_, '_, 'a> {
 
     // === Values ===
 
-    fn text(&mut self, node: &'a Node) -> Option<&'a str> {
+    pub(super) fn text(&mut self, node: &'a Node) -> Option<&'a str> {
         let text = node.as_str();
         if text.is_none() {
             self.error("expected a string", None);
@@ -140,7 +140,7 @@ impl<'a> Reader<'_, '_, 'a> {
         text
     }
 
-    fn flag(&mut self, node: &Node) -> bool {
+    pub(super) fn flag(&mut self, node: &Node) -> bool {
         match node.value {
             Value::Boolean(flag) => flag,
             _ => {
@@ -150,20 +150,20 @@ impl<'a> Reader<'_, '_, 'a> {
         }
     }
 
-    fn array(&mut self, node: &'a Node, what: &str) -> &'a [Node] {
+    pub(super) fn array(&mut self, node: &'a Node, what: &str) -> &'a [Node] {
         if !matches!(node.value, Value::Array(_)) {
             self.error(format!("expected a list of {what}"), None);
         }
         node.items()
     }
 
-    fn script(&mut self, kind: ScriptKind, node: &'a Node) -> Option<usize> {
+    pub(super) fn script(&mut self, kind: ScriptKind, node: &'a Node) -> Option<usize> {
         let code = self.text(node)?;
         Some(self.script_text(kind, code, (1, 1)))
     }
 
     /// A script that begins at a line and column of the value we are at.
-    fn script_text(&mut self, kind: ScriptKind, code: &str, begins: (usize, usize)) -> usize {
+    pub(super) fn script_text(&mut self, kind: ScriptKind, code: &str, begins: (usize, usize)) -> usize {
         script_problem_from(self.build, &self.at, kind, code, begins);
         let key = match self.at.last() {
             Some(At::Key(key)) if !self.verb.starts_with(key) => format!(", {key}"),
@@ -173,12 +173,12 @@ impl<'a> Reader<'_, '_, 'a> {
         self.gathered.script(process_script(kind, &self.variables, code, &place))
     }
 
-    fn expression(&mut self, node: &'a Node) -> Option<usize> {
+    pub(super) fn expression(&mut self, node: &'a Node) -> Option<usize> {
         self.script(ScriptKind::Expression, node)
     }
 
     /// `context.…` or `state.…`.
-    fn place(&mut self, text: &str) -> Result<Place, String> {
+    pub(super) fn place(&mut self, text: &str) -> Result<Place, String> {
         let mut parts = text.split('.');
         let state = match parts.next() {
             Some("context") => false,
@@ -198,7 +198,7 @@ impl<'a> Reader<'_, '_, 'a> {
         Ok(Place { state, keys })
     }
 
-    fn place_at(&mut self, key: &'static str, step: &'a Node) -> Option<Place> {
+    pub(super) fn place_at(&mut self, key: &'static str, step: &'a Node) -> Option<Place> {
         let node = &step.get(key)?.node;
         self.within(key, |r| {
             let text = r.text(node)?;
@@ -206,7 +206,7 @@ impl<'a> Reader<'_, '_, 'a> {
         })
     }
 
-    fn milliseconds(&mut self, key: &'static str, step: &'a Node) -> Option<u64> {
+    pub(super) fn milliseconds(&mut self, key: &'static str, step: &'a Node) -> Option<u64> {
         let node = &step.get(key)?.node;
         self.within(key, |r| {
             let text = r.text(node)?;
@@ -220,7 +220,7 @@ impl<'a> Reader<'_, '_, 'a> {
         })
     }
 
-    fn target(&mut self, node: &'a Node) -> Option<ItemName> {
+    pub(super) fn target(&mut self, node: &'a Node) -> Option<ItemName> {
         let name = self.text(node)?;
         if name == self.build.item.as_str() {
             self.error("a flow cannot send to itself", None);
@@ -229,7 +229,7 @@ impl<'a> Reader<'_, '_, 'a> {
         self.build.target(&self.at, name)
     }
 
-    fn payload(&mut self, step: &'a Node) -> Payload {
+    pub(super) fn payload(&mut self, step: &'a Node) -> Payload {
         let message = step.get("message").and_then(|entry| {
             self.within("message", |r| {
                 let name = r.text(&entry.node)?;
@@ -246,7 +246,7 @@ impl<'a> Reader<'_, '_, 'a> {
     // === Steps ===
 
     /// A list of steps; `prefix` begins their names in error texts.
-    fn list(&mut self, node: &'a Node, prefix: &str) {
+    pub(super) fn list(&mut self, node: &'a Node, prefix: &str) {
         let items = self.array(node, "steps");
         if self.at.len() > MAX_DEPTH {
             self.error("steps are nested too deep", None);
@@ -261,14 +261,14 @@ impl<'a> Reader<'_, '_, 'a> {
         }
     }
 
-    fn inner(&mut self, key: &'static str, step: &'a Node) {
+    pub(super) fn inner(&mut self, key: &'static str, step: &'a Node) {
         if let Some(entry) = step.get(key) {
             let prefix = format!("{}.{key}.", self.step);
             self.within(key, |r| r.list(&entry.node, &prefix));
         }
     }
 
-    fn required(&mut self, key: &'static str, step: &'a Node, verb: &str) -> bool {
+    pub(super) fn required(&mut self, key: &'static str, step: &'a Node, verb: &str) -> bool {
         let found = step.get(key).is_some();
         if !found {
             self.error(format!("{verb} needs {key}"), None);
@@ -276,7 +276,7 @@ impl<'a> Reader<'_, '_, 'a> {
         found
     }
 
-    fn step(&mut self, step: &'a Node) {
+    pub(super) fn step(&mut self, step: &'a Node) {
         if !matches!(step.value, Value::Table(_)) {
             self.error("a step is a table with one verb, for example { call = \"vendor\" }", None);
             return;
@@ -317,7 +317,7 @@ impl<'a> Reader<'_, '_, 'a> {
         }
     }
 
-    fn no_verb(&mut self, step: &'a Node) {
+    pub(super) fn no_verb(&mut self, step: &'a Node) {
         let verbs = || VERBS.iter().map(|(verb, _)| *verb);
         let near = step.entries().iter().find_map(|entry| {
             let key = entry.key.as_str();
@@ -341,435 +341,11 @@ impl<'a> Reader<'_, '_, 'a> {
             }
         }
     }
-
-    fn verb(&mut self, verb: &'static str, step: &'a Node, value: &'a Node) {
-        match verb {
-            "assign" => self.within(verb, |r| r.assign(value)),
-            "if" => self.branch(step, value),
-            "switch" => self.within(verb, |r| r.switch(value)),
-            "foreach" => self.foreach(step, value),
-            "while" => self.repeat(step, value),
-            "call" => self.call(step, value),
-            "sync" => self.sync(step, value),
-            "parallel" => self.within(verb, |r| r.parallel(value)),
-            "transform" => self.transform(step, value),
-            "code" => {
-                if let Some(script) = self.within(verb, |r| r.script(ScriptKind::Statements, value)) {
-                    self.push(Act::Code { script });
-                }
-            }
-            "send" => self.send(step, value),
-            "delay" => self.within(verb, |r| r.delay(value)),
-            "alert" | "trace" => self.within(verb, |r| r.message(verb, value)),
-            "reply" => {
-                self.facts.answers = true;
-                self.gathered.any_type = true;
-                if let Some(script) = self.within(verb, |r| r.expression(value)) {
-                    self.push(Act::Reply { script });
-                }
-            }
-            "throw" => {
-                if let Some(script) = self.within(verb, |r| r.expression(value)) {
-                    self.push(Act::Throw { script });
-                }
-            }
-            _ => self.scope(step, value),
-        }
-    }
-
-    fn assign(&mut self, value: &'a Node) {
-        if !matches!(value.value, Value::Table(_)) {
-            self.error("assign takes a table: { \"context.x\" = \"expression\" }", None);
-            return;
-        }
-        for entry in value.entries() {
-            let into = self.place(&entry.key).map_err(|text| self.key_error(&entry.key, text, None)).ok();
-            let script = self.within(entry.key.as_str(), |r| r.expression(&entry.node));
-            if let (Some(into), Some(script)) = (into, script) {
-                self.push(Act::Assign { into, script });
-            }
-        }
-    }
-
-    fn branch(&mut self, step: &'a Node, value: &'a Node) {
-        let script = self.within("if", |r| r.expression(value)).unwrap_or_default();
-        self.required("then", step, "if");
-        let unless = self.push(Act::Unless { script, to: 0 });
-        self.inner("then", step);
-        if step.get("else").is_some() {
-            let over = self.push(Act::Jump { to: 0 });
-            self.patch(unless, self.here());
-            self.inner("else", step);
-            self.patch(over, self.here());
-        } else {
-            self.patch(unless, self.here());
-        }
-    }
-
-    fn switch(&mut self, value: &'a Node) {
-        let mut over = Vec::new();
-        let cases = self.array(value, "cases");
-        for (index, case) in cases.iter().enumerate() {
-            let step = self.step.clone();
-            self.within(index, |r| {
-                r.case_keys(case, &["case", "default", "do"]);
-                r.required("do", case, "a case");
-                let unless = match (case.get("case"), case.get("default")) {
-                    (Some(entry), None) => {
-                        let script = r.within("case", |r| r.expression(&entry.node)).unwrap_or_default();
-                        Some(r.push(Act::Unless { script, to: 0 }))
-                    }
-                    (None, Some(entry)) => {
-                        if !r.within("default", |r| r.flag(&entry.node)) {
-                            r.error("default is true or absent", None);
-                        }
-                        if index + 1 < cases.len() {
-                            r.error("default comes last", None);
-                        }
-                        None
-                    }
-                    _ => {
-                        r.error("a case has either case or default = true", None);
-                        None
-                    }
-                };
-                r.step = format!("{step}.case {}", index + 1);
-                r.inner("do", case);
-                r.step = step;
-                let jump = r.push(Act::Jump { to: 0 });
-                over.push(jump);
-                if let Some(unless) = unless {
-                    r.patch(unless, r.here());
-                }
-            });
-        }
-        let end = self.here();
-        over.into_iter().for_each(|jump| self.patch(jump, end));
-    }
-
-    fn case_keys(&mut self, case: &'a Node, known: &[&str]) {
-        if !matches!(case.value, Value::Table(_)) {
-            self.error("expected a table", None);
-        }
-        for entry in case.entries() {
-            let key = entry.key.as_str();
-            if !known.contains(&key) && !key.starts_with("x-") {
-                let suggestion = did_you_mean(key, known.iter().copied());
-                self.key_error(key, format!("there is no key {key} here"), suggestion);
-            }
-        }
-    }
-
-    fn foreach(&mut self, step: &'a Node, value: &'a Node) {
-        let script = self.within("foreach", |r| r.expression(value)).unwrap_or_default();
-        let mut variable = String::from("item");
-        if self.required("as", step, "foreach")
-            && let Some(entry) = step.get("as")
-        {
-            self.within("as", |r| {
-                let Some(name) = r.text(&entry.node) else { return };
-                if !is_variable(name) || RESERVED.contains(&name) {
-                    r.error(format!("{name} cannot name a variable"), None);
-                }
-                name.clone_into(&mut variable);
-            });
-        }
-        self.required("do", step, "foreach");
-        let start = self.push(Act::Foreach { script, end: 0 });
-        let body = self.here();
-        self.variables.push(variable);
-        self.inner("do", step);
-        self.variables.pop();
-        self.push(Act::Next { body });
-        self.patch(start, self.here());
-    }
-
-    fn repeat(&mut self, step: &'a Node, value: &'a Node) {
-        let start = self.here();
-        let script = self.within("while", |r| r.expression(value)).unwrap_or_default();
-        self.required("do", step, "while");
-        let unless = self.push(Act::Unless { script, to: 0 });
-        self.inner("do", step);
-        self.push(Act::Jump { to: start });
-        self.patch(unless, self.here());
-    }
-
-    fn call(&mut self, step: &'a Node, value: &'a Node) {
-        let target = self.within("call", |r| r.target(value));
-        let payload = self.payload(step);
-        let into = self.place_at("into", step);
-        let timeout = self.milliseconds("timeout", step);
-        let flag =
-            |r: &mut Self, key| step.get(key).is_some_and(|entry| r.within(key, |r| r.flag(&entry.node)));
-        let wait = !flag(self, "async");
-        let leave = step.get("on_timeout").is_some_and(|entry| {
-            self.within("on_timeout", |r| match r.text(&entry.node) {
-                Some("leave") => true,
-                Some("discard") | None => false,
-                Some(other) => {
-                    let suggestion = did_you_mean(other, ["discard", "leave"]);
-                    r.error("on_timeout is \"discard\" or \"leave\"", suggestion);
-                    false
-                }
-            })
-        });
-        if step.get("on_timeout").is_some() && timeout.is_none() {
-            self.key_error("on_timeout", "on_timeout needs timeout", None);
-        }
-        let own = step.get("name").and_then(|entry| self.within("name", |r| r.text(&entry.node)));
-        let Some(target) = target else { return };
-        self.facts.calls.push(target.clone());
-        self.facts.waits |= wait && timeout.is_none_or(|timeout| timeout >= LONG);
-        let name = own.unwrap_or(target.as_str()).to_owned();
-        self.calls.push(name.clone());
-        self.push(Act::Call { target, name, payload, into, timeout, leave, wait });
-    }
-
-    fn sync(&mut self, step: &'a Node, value: &'a Node) {
-        let names = self.within("sync", |r| {
-            let items: Vec<&'a Node> = match value.as_str() {
-                Some(_) => vec![value],
-                None => r.array(value, "names of calls").iter().collect(),
-            };
-            let one = items.len() == 1 && value.as_str().is_some();
-            let mut names = Vec::new();
-            for (index, item) in items.into_iter().enumerate() {
-                let mut read = |r: &mut Self| {
-                    if let Some(name) = r.text(item) {
-                        r.syncs.push((r.at.clone(), name.to_owned()));
-                        names.push(name.to_owned());
-                    }
-                };
-                if one { read(r) } else { r.within(index, |r| read(r)) }
-            }
-            names
-        });
-        let timeout = self.milliseconds("timeout", step);
-        let any = step.get("any").is_some_and(|entry| self.within("any", |r| r.flag(&entry.node)));
-        self.facts.waits |= timeout.is_none_or(|timeout| timeout >= LONG);
-        self.push(Act::Sync { names, timeout, any });
-    }
-
-    /// Names in `sync` that no call has.
-    fn check_syncs(&mut self) {
-        for (at, name) in std::mem::take(&mut self.syncs) {
-            if !self.calls.contains(&name) {
-                let suggestion = did_you_mean(&name, self.calls.iter().map(String::as_str));
-                self.build.error("S0330", &at, format!("this flow has no call named {name}"), suggestion);
-            }
-        }
-    }
-
-    fn parallel(&mut self, value: &'a Node) {
-        let fork = self.push(Act::Fork { branches: Vec::new(), join: 0 });
-        let mut starts = Vec::new();
-        for (index, branch) in self.array(value, "lists of steps").iter().enumerate() {
-            starts.push(self.here());
-            let prefix = format!("{}.branch {}.", self.step, index + 1);
-            self.within(index, |r| r.list(branch, &prefix));
-            self.push(Act::Joined);
-        }
-        if let Some(Act::Fork { branches, .. }) = self.ops.get_mut(fork).map(|op| &mut op.act) {
-            *branches = starts;
-        }
-        self.patch(fork, self.here());
-    }
-
-    fn transform(&mut self, step: &'a Node, value: &'a Node) {
-        let name = self.within("transform", |r| {
-            let name = r.text(value)?;
-            if r.build.transform(&r.at, name) {
-                r.gathered.transform(r.build.names, name);
-            }
-            Some(name.to_owned())
-        });
-        let from = step.get("from").and_then(|entry| self.within("from", |r| r.expression(&entry.node)));
-        self.required("into", step, "transform");
-        let into = self.place_at("into", step);
-        if let (Some(name), Some(into)) = (name, into) {
-            self.push(Act::Transform { name, from, into });
-        }
-    }
-
-    fn send(&mut self, step: &'a Node, value: &'a Node) {
-        let targets: Vec<ItemName> = self.within("send", |r| match value.as_str() {
-            Some(_) => r.target(value).into_iter().collect(),
-            None => {
-                let items = r.array(value, "items").iter().enumerate();
-                items.filter_map(|(index, item)| r.within(index, |r| r.target(item))).collect()
-            }
-        });
-        let payload = self.payload(step);
-        self.facts.sends.extend(targets.iter().cloned());
-        self.push(Act::Send { targets, payload });
-    }
-
-    fn delay(&mut self, value: &'a Node) {
-        let Some(text) = self.text(value) else { return };
-        if let Ok(duration) = text.parse::<DurationText>() {
-            let milliseconds = u64::try_from(duration.get().as_millis()).unwrap_or(u64::MAX);
-            self.facts.waits = true;
-            self.push(Act::Delay { milliseconds });
-            return;
-        }
-        // A number with a unit that is none is a mistaken duration, not an expression.
-        if text.chars().next().is_some_and(|c| c.is_ascii_digit()) {
-            self.error("delay is a duration such as \"5s\", or an expression that gives a time", None);
-            return;
-        }
-        self.facts.waits = true;
-        let script = self.script_text(ScriptKind::Expression, text, (1, 1));
-        self.push(Act::DelayUntil { script });
-    }
-
-    fn message(&mut self, verb: &str, value: &'a Node) {
-        let Some(template) = self.text(value) else { return };
-        let mut pieces = Vec::new();
-        match split(template) {
-            Err(text) => self.error(text, Some("write {{ for a brace".into())),
-            Ok(parts) => {
-                for part in parts {
-                    match part {
-                        Part::Text(text) => pieces.push(Piece::Text(text)),
-                        Part::Code(code, at) => {
-                            let before = template.get(..at).unwrap_or_default();
-                            let line = before.matches('\n').count() + 1;
-                            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-                            let script = self.script_text(ScriptKind::Expression, code, (line, column));
-                            pieces.push(Piece::Script(script));
-                        }
-                    }
-                }
-            }
-        }
-        let template = template.to_owned();
-        self.push(if verb == "alert" {
-            Act::Alert { template, pieces }
-        } else {
-            Act::Trace { template, pieces }
-        });
-    }
-
-    fn scope(&mut self, step: &'a Node, value: &'a Node) {
-        let start = self.push(Act::Scope { handlers: Vec::new() });
-        self.scopes += 1;
-        let prefix = format!("{}.scope.", self.step);
-        self.within("scope", |r| r.list(value, &prefix));
-        self.scopes -= 1;
-        self.push(Act::Unscope);
-        let mut over = vec![self.push(Act::Jump { to: 0 })];
-        let mut handlers = Vec::new();
-        if let Some(entry) = step.get("catch") {
-            self.within("catch", |r| r.handlers(&entry.node, &mut handlers, &mut over));
-        }
-        let end = self.here();
-        over.into_iter().for_each(|jump| self.patch(jump, end));
-        if let Some(Act::Scope { handlers: place }) = self.ops.get_mut(start).map(|op| &mut op.act) {
-            *place = handlers;
-        }
-    }
-
-    fn handlers(&mut self, node: &'a Node, handlers: &mut Vec<Handler>, over: &mut Vec<usize>) {
-        for (index, handler) in self.array(node, "handlers").iter().enumerate() {
-            let step = self.step.clone();
-            self.within(index, |r| {
-                r.case_keys(handler, &["fault", "any", "do"]);
-                r.required("do", handler, "a handler");
-                let fault = match (handler.get("fault"), handler.get("any")) {
-                    (Some(entry), None) => r.within("fault", |r| r.text(&entry.node)).map(str::to_owned),
-                    (None, Some(entry)) => {
-                        if !r.within("any", |r| r.flag(&entry.node)) {
-                            r.error("any is true or absent", None);
-                        }
-                        None
-                    }
-                    _ => {
-                        r.error("a handler has either fault = \"name\" or any = true", None);
-                        None
-                    }
-                };
-                handlers.push(Handler { fault, to: r.here() });
-                r.variables.push("fault".into());
-                r.step = format!("{step}.catch {}", index + 1);
-                r.inner("do", handler);
-                r.step = step;
-                r.variables.pop();
-                r.push(Act::Caught);
-                let jump = r.push(Act::Jump { to: 0 });
-                over.push(jump);
-            });
-        }
-    }
-
-    fn compensation(&mut self, node: &'a Node) {
-        let register = self.here() + 2;
-        self.push(Act::Register { compensation: register });
-        let over = self.push(Act::Jump { to: 0 });
-        let prefix = format!("{}.compensate.", self.step);
-        self.within("compensate", |r| r.list(node, &prefix));
-        self.push(Act::Compensated);
-        self.patch(over, self.here());
-    }
 }
-
-/// A wait of this many milliseconds holds up what is behind it.
-const LONG: u64 = 60_000;
 
 fn keys_of(verb: &str, allowed: &[&str]) -> Option<String> {
     match allowed {
         [] => None,
         keys => Some(format!("{verb} takes {}", keys.join(", "))),
     }
-}
-
-enum Part<'t> {
-    Text(String),
-    /// With the byte where it begins.
-    Code(&'t str, usize),
-}
-
-/// Splits `text with {expr}` at its braces; `{{` and `}}` are single braces, braces and quotes inside an
-/// expression are part of it.
-fn split(template: &str) -> Result<Vec<Part<'_>>, String> {
-    let mut parts = Vec::new();
-    let mut text = String::new();
-    let mut chars = template.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '{' | '}' if chars.peek().is_some_and(|(_, next)| *next == c) => {
-                chars.next();
-                text.push(c);
-            }
-            '{' => {
-                let (mut depth, mut quote, mut end) = (1usize, None, None);
-                while let Some((at, c)) = chars.next() {
-                    match (quote, c) {
-                        (Some(_), '\\') => drop(chars.next()),
-                        (Some(open), c) if c == open => quote = None,
-                        (Some(_), _) => {}
-                        (None, '"' | '\'' | '`') => quote = Some(c),
-                        (None, '{') => depth += 1,
-                        (None, '}') => depth -= 1,
-                        (None, _) => {}
-                    }
-                    if depth == 0 {
-                        end = Some(at);
-                        break;
-                    }
-                }
-                let code = end.and_then(|end| template.get(at + 1..end));
-                let code = code.ok_or("a brace in this text is not closed")?;
-                if !text.is_empty() {
-                    parts.push(Part::Text(std::mem::take(&mut text)));
-                }
-                parts.push(Part::Code(code, at + 1));
-            }
-            '}' => return Err("a brace in this text was not opened".into()),
-            c => text.push(c),
-        }
-    }
-    if !text.is_empty() {
-        parts.push(Part::Text(text));
-    }
-    Ok(parts)
 }

@@ -6,9 +6,13 @@
 
 pub(crate) mod check;
 pub(crate) mod definition;
+mod faults;
+mod inputs;
 pub(crate) mod instance;
 pub(crate) mod run;
 mod schema;
+mod template;
+mod verbs;
 
 use std::sync::Arc;
 

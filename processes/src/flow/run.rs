@@ -8,17 +8,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use rquickjs::{Array, Object, Value};
+use rquickjs::{Array, Value};
 use septet_engine::config::units::DurationText;
 use septet_engine::event::{Level, NewEvent};
-use septet_engine::fault::Fault;
-use septet_engine::process::{Effect, Input, Next};
+use septet_engine::process::{Effect, Next};
 
 use super::definition::{Act, Payload, Piece, Place, Program};
-use super::instance::{Answer, Call, Registered, Scope, Stored, Thread, Unwinding, Wait};
+use super::instance::{Call, Registered, Scope, Stored, Thread, Wait};
 use crate::scene::{MAX_KEPT, Scene};
 use crate::script::engine::thrown_value;
-use crate::script::hl7_value::Origin;
 use crate::script::raised::Raised;
 use crate::time;
 
@@ -30,14 +28,14 @@ const FORMAT: u32 = 1;
 
 /// A flow being run.
 pub(crate) struct Machine<'a, 's, 'js> {
-    scene: &'a mut Scene<'s, 'js>,
-    program: &'a Program,
-    threads: BTreeMap<u32, Thread<Value<'js>>>,
-    calls: BTreeMap<u64, Call>,
-    calls_made: u64,
-    timers_made: u64,
-    replied: bool,
-    ops: u32,
+    pub(super) scene: &'a mut Scene<'s, 'js>,
+    pub(super) program: &'a Program,
+    pub(super) threads: BTreeMap<u32, Thread<Value<'js>>>,
+    pub(super) calls: BTreeMap<u64, Call>,
+    pub(super) calls_made: u64,
+    pub(super) timers_made: u64,
+    pub(super) replied: bool,
+    pub(super) ops: u32,
 }
 
 /// How far a thread got with one operation.
@@ -116,7 +114,7 @@ impl<'js> Machine<'_, '_, 'js> {
         }
     }
 
-    fn cancel_timer(&mut self, timer: Option<u64>) {
+    pub(super) fn cancel_timer(&mut self, timer: Option<u64>) {
         self.scene.effects.extend(timer.map(|timer| Effect::CancelTimer { timer }));
     }
 
@@ -187,280 +185,10 @@ impl<'js> Machine<'_, '_, 'js> {
     }
 }
 
-// === What happened ===
+// === Operations ===
 
 impl<'js> Machine<'_, '_, 'js> {
-    /// Lets the threads know of a response or a timer.
-    fn take(&mut self, input: Input) -> Result<(), Raised> {
-        match input {
-            Input::Request => Ok(()),
-            Input::Timer { timer } => self.timer(timer),
-            Input::Response { call, header, body, fault } => {
-                let ended = || Fault::new("call", "discarded", "the request ended without a response");
-                let fault = fault.or_else(|| (header.is_none() && body.is_none()).then(ended));
-                let Some(known) = self.calls.get(&call).filter(|known| known.done.is_none()).cloned() else {
-                    return Ok(());
-                };
-                self.cancel_timer(known.timer);
-                let scene = &mut *self.scene;
-                let value = scene
-                    .guarded(&known.step, || scene.helpers.body(&scene.cx, body.as_ref(), Origin::Own))?;
-                scene.response = value.clone();
-                let mut outcome = fault.map(|fault| self.call_failed(&known, fault));
-                if outcome.is_none()
-                    && let Some(into) = &known.into
-                {
-                    outcome = self.scene.assign(into, value, &known.step).err();
-                }
-                self.answered(call, outcome)
-            }
-        }
-    }
-
-    fn call_failed(&mut self, call: &Call, fault: Fault) -> Raised {
-        let raised = Raised::of_call(fault);
-        if !call.waited {
-            let text = format!("asynchronous call {} failed: {}", call.name, raised.fault);
-            self.event(Level::Warning, text, raised.fault.detail.clone().map(|detail| detail.0));
-        }
-        raised
-    }
-
-    /// A call has its outcome.
-    fn answered(&mut self, number: u64, outcome: Option<Raised>) -> Result<(), Raised> {
-        let waiting = |(id, thread): (&u32, &Thread<Value<'js>>)| match &thread.wait {
-            Some(Wait::Call(call)) if *call == number => Some(*id),
-            _ => None,
-        };
-        if let Some(id) = self.threads.iter().find_map(waiting) {
-            self.calls.remove(&number);
-            return match outcome {
-                None => {
-                    self.wake(id);
-                    Ok(())
-                }
-                Some(raised) => self.raise(id, raised),
-            };
-        }
-        if let Some(call) = self.calls.get_mut(&number) {
-            call.done = Some(outcome.map_or(Answer::Well, Answer::Fault));
-            call.timer = None;
-        }
-        let syncing: Vec<u32> = self
-            .threads
-            .iter()
-            .filter(|(_, t)| matches!(t.wait, Some(Wait::Sync { .. })))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in syncing {
-            let Some(Wait::Sync { names, any, timer }) = self.threads.get(&id).and_then(|t| t.wait.clone())
-            else {
-                continue;
-            };
-            if let Some(outcome) = self.synced(&names, any) {
-                self.cancel_timer(timer);
-                match outcome {
-                    Ok(()) => self.wake(id),
-                    Err(raised) => self.raise(id, raised)?,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn wake(&mut self, id: u32) {
-        if let Some(thread) = self.threads.get_mut(&id) {
-            thread.wait = None;
-        }
-    }
-
-    fn timer(&mut self, timer: u64) -> Result<(), Raised> {
-        let timed =
-            |(number, call): (&u64, &Call)| (call.timer == Some(timer)).then(|| (*number, call.clone()));
-        if let Some((number, call)) = self.calls.iter().find_map(timed) {
-            self.scene.effects.push(Effect::CancelCall { call: number, leave: call.leave });
-            let text = self.scene.place(&format!("{}: no response in time", call.step));
-            return self.answered(number, Some(Raised::engine("timeout", "timeout", text)));
-        }
-        let waiting = self.threads.iter().find_map(|(id, thread)| match &thread.wait {
-            Some(Wait::Timer(own)) if *own == timer => Some((*id, None)),
-            Some(Wait::Sync { names, timer: Some(own), .. }) if *own == timer => {
-                Some((*id, Some(names.clone())))
-            }
-            _ => None,
-        });
-        match waiting {
-            None => Ok(()),
-            Some((id, None)) => {
-                self.wake(id);
-                Ok(())
-            }
-            Some((id, Some(names))) => {
-                self.give_up(&names);
-                let step = self.threads.get(&id).map_or("sync".into(), |thread| self.step_before(thread.at));
-                let text = self.scene.place(&format!("{step}: not all responses in time"));
-                self.raise(id, Raised::engine("timeout", "timeout", text))
-            }
-        }
-    }
-
-    /// Late responses of these calls are discarded.
-    fn give_up(&mut self, names: &[String]) {
-        let late: Vec<u64> = self
-            .calls
-            .iter()
-            .filter(|(_, c)| !c.waited && names.contains(&c.name))
-            .map(|(n, _)| *n)
-            .collect();
-        for number in late {
-            let Some(call) = self.calls.remove(&number) else { continue };
-            if call.done.is_none() {
-                self.scene.effects.push(Effect::CancelCall { call: number, leave: call.leave });
-                self.cancel_timer(call.timer);
-            }
-        }
-    }
-
-    fn step_before(&self, at: usize) -> String {
-        at.checked_sub(1).and_then(|at| self.program.ops.get(at)).map_or(String::new(), |op| op.at.clone())
-    }
-
-    /// Whether a `sync` has what it waits for; its calls are then forgotten. A fault of one of them is its.
-    fn synced(&mut self, names: &[String], any: bool) -> Option<Result<(), Raised>> {
-        let named = |call: &Call| !call.waited && names.contains(&call.name);
-        let (mut done, mut open) = (Vec::new(), 0);
-        for (number, call) in self.calls.iter().filter(|(_, call)| named(call)) {
-            match call.done {
-                Some(_) => done.push(*number),
-                None => open += 1,
-            }
-        }
-        if open > 0 && (!any || done.is_empty()) {
-            return None;
-        }
-        let mut outcome = Ok(());
-        for number in done {
-            if let Some(Some(Answer::Fault(raised))) = self.calls.remove(&number).map(|call| call.done)
-                && outcome.is_ok()
-            {
-                outcome = Err(raised);
-            }
-        }
-        Some(outcome)
-    }
-}
-
-// === Faults ===
-
-impl<'js> Machine<'_, '_, 'js> {
-    /// Takes a fault to where it is caught, running compensations on the way. An error: nobody catches it.
-    fn raise(&mut self, id: u32, raised: Raised) -> Result<(), Raised> {
-        if self.scene.stage.engine.gives_up() {
-            return Err(raised);
-        }
-        let mut id = id;
-        loop {
-            let Some(thread) = self.threads.get_mut(&id) else { return Err(raised) };
-            thread.wait = None;
-            if let Some(unwinding) = thread.unwinding.last()
-                && thread.scopes.len() <= unwinding.scopes
-            {
-                // A fault in a compensation takes the place of the one that caused it.
-                let (loops, variables) = (unwinding.loops, unwinding.variables.clone());
-                thread.loops.truncate(loops);
-                thread.variables = variables;
-                thread.unwinding.pop();
-                continue;
-            }
-            let Some(scope) = thread.scopes.pop() else {
-                let Some(parent) = thread.parent else { return Err(raised) };
-                self.end_branches(parent);
-                id = parent;
-                continue;
-            };
-            thread.loops.truncate(scope.loops);
-            thread.variables.truncate(scope.variables);
-            if !scope.registered.is_empty() {
-                thread.unwinding.push(Unwinding {
-                    raised,
-                    op: scope.op,
-                    scopes: thread.scopes.len(),
-                    loops: scope.loops,
-                    variables: thread.variables.clone(),
-                    left: scope.registered,
-                });
-                return self.compensate(id);
-            }
-            if self.caught(id, scope.op, &raised)? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// The next compensation of the innermost fault, or on to its handlers.
-    fn compensate(&mut self, id: u32) -> Result<(), Raised> {
-        let Some(thread) = self.threads.get_mut(&id) else { return Ok(()) };
-        let Some(unwinding) = thread.unwinding.last_mut() else { return Ok(()) };
-        if let Some(next) = unwinding.left.pop() {
-            thread.variables = next.variables;
-            thread.at = next.to;
-            return Ok(());
-        }
-        let Some(unwinding) = thread.unwinding.pop() else { return Ok(()) };
-        thread.variables = unwinding.variables;
-        if self.caught(id, unwinding.op, &unwinding.raised)? {
-            return Ok(());
-        }
-        self.raise(id, unwinding.raised)
-    }
-
-    /// Whether the scope at `op` has a handler for the fault; the thread then goes on there.
-    fn caught(&mut self, id: u32, op: usize, raised: &Raised) -> Result<bool, Raised> {
-        let Some(Act::Scope { handlers }) = self.program.ops.get(op).map(|op| &op.act) else {
-            return Ok(false);
-        };
-        let takes = |fault: &Option<String>| fault.as_ref().is_none_or(|name| raised.is(name));
-        let Some(handler) = handlers.iter().find(|handler| takes(&handler.fault)) else { return Ok(false) };
-        let fault = &raised.fault;
-        let detail = fault.detail.as_ref().map(|detail| detail.0.clone());
-        let value = self.scene.guarded("catch", || {
-            let value = Object::new(self.scene.cx.clone())?;
-            value.set("name", fault.name.as_str())?;
-            value.set("code", fault.code.as_str())?;
-            value.set("text", fault.text.as_str())?;
-            value.set("detail", detail.clone())?;
-            Ok(value.into_value())
-        })?;
-        self.event(Level::Info, format!("caught {fault}"), detail);
-        if let Some(thread) = self.threads.get_mut(&id) {
-            thread.variables.push(value);
-            thread.at = handler.to;
-            thread.wait = None;
-        }
-        Ok(true)
-    }
-
-    /// Ends all branches below a thread, with what they wait for.
-    fn end_branches(&mut self, parent: u32) {
-        let below: Vec<u32> =
-            self.threads.iter().filter(|(_, t)| t.parent == Some(parent)).map(|(id, _)| *id).collect();
-        for id in below {
-            self.end_branches(id);
-            match self.threads.remove(&id).and_then(|thread| thread.wait) {
-                Some(Wait::Call(number)) => {
-                    if let Some(call) = self.calls.remove(&number) {
-                        self.scene.effects.push(Effect::CancelCall { call: number, leave: call.leave });
-                        self.cancel_timer(call.timer);
-                    }
-                }
-                Some(Wait::Timer(timer)) => self.cancel_timer(Some(timer)),
-                Some(Wait::Sync { timer, .. }) => self.cancel_timer(timer),
-                Some(Wait::Branches) | None => {}
-            }
-        }
-    }
-
-    fn event(&mut self, level: Level, text: impl Into<String>, detail: Option<String>) {
+    pub(super) fn event(&mut self, level: Level, text: impl Into<String>, detail: Option<String>) {
         let event = NewEvent::new(level, "trace", text);
         let event = match detail {
             Some(detail) => event.detail(detail),
@@ -468,11 +196,7 @@ impl<'js> Machine<'_, '_, 'js> {
         };
         self.scene.effects.push(Effect::Event(event));
     }
-}
 
-// === Operations ===
-
-impl<'js> Machine<'_, '_, 'js> {
     /// Runs threads until all wait (`false`) or the flow has ended (`true`).
     fn run(&mut self) -> Result<bool, Raised> {
         loop {
