@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use http::request::Parts;
 use septet_engine::body::{BINARY, Body, HL7, JSON, TEXT};
-use septet_engine::record::{MessageType, MessageTypes, Record, RecordError, Undeclared};
+use septet_engine::record::{FieldType, MessageType, MessageTypes, Record, RecordError, Undeclared};
 use septet_engine::vault::Vault;
 use septet_hl7::Message;
 use serde_json::{Map, Value};
@@ -38,7 +38,7 @@ pub(super) fn body(
     };
     if let Some(declared) = declared.and_then(|name| types.get(name)) {
         return match fields {
-            Some(fields) => typed(fields, None, declared, types, vault),
+            Some(fields) => typed(read_texts(fields, declared), None, declared, types, vault),
             None => match serde_json::from_slice::<Value>(without_mark(&bytes)) {
                 Ok(value) => typed(value, Some(bytes), declared, types, vault),
                 Err(_) => Err(Misfit {
@@ -131,6 +131,29 @@ fn form(text: &[u8]) -> Value {
         }
     }
     Value::Object(fields)
+}
+
+/// A form has only texts: those of fields that are declared something else are read as such, as far as they
+/// can be.
+fn read_texts(mut fields: Value, declared: &MessageType) -> Value {
+    use FieldType::{Any, Boolean, Integer, List, Number, Object};
+    for (name, field) in &declared.fields {
+        let Some(value) = fields.get_mut(name) else { continue };
+        let read = match (field.kind, &*value) {
+            (Integer | Number | Boolean | List | Object | Any, Value::String(text)) => {
+                serde_json::from_str(text).ok()
+            }
+            _ => None,
+        };
+        // A list may be written as one field that comes once.
+        let alone = field.kind == List && !read.as_ref().is_some_and(Value::is_array) && value.is_string();
+        match read {
+            _ if alone => *value = Value::Array(vec![value.take()]),
+            Some(read) => *value = read,
+            None => {}
+        }
+    }
+    fields
 }
 
 /// Anything else, as it came.

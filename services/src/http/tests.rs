@@ -32,6 +32,7 @@ fn types() -> MessageTypes {
     MessageTypes::new([
         declared("Result", &[("accession", "string"), ("note", "string?")]),
         declared("Login", &[("user", "string"), ("password", "secret")]),
+        declared("Order", &[("n", "integer"), ("urgent", "boolean"), ("tests", "list"), ("text", "string")]),
     ])
 }
 
@@ -201,6 +202,22 @@ async fn a_secret_is_sealed_also_in_what_is_refused() {
         let clear = taken.body.as_record().unwrap().reveal(&bench.cx.runtime.vault).unwrap();
         assert!(clear.to_string().contains("s3cret-pw"));
     }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn the_texts_of_a_form_become_what_its_type_declares() {
+    let bench = bench(json!({ "message": "Order" })).await;
+    let form = |body: &'static str| told(bench.post("/", "application/x-www-form-urlencoded", body));
+    assert_eq!(form("n=7&urgent=true&tests=%5B1,2%5D&text=7").await.status, 202);
+    assert_eq!(form("n=7&urgent=false&tests=a&tests=b&text=").await.status, 202);
+    assert_eq!(form("n=7&urgent=false&tests=a&text=x").await.status, 202);
+    assert_eq!(form("n=x&urgent=true&tests=a&text=x").await.status, 400);
+    let taken = bench.desk.taken();
+    let fields: Vec<_> = taken.iter().take(3).map(|t| t.body.as_record().unwrap().fields.clone()).collect();
+    assert_eq!(fields[0], json!({ "n": 7, "urgent": true, "tests": [1, 2], "text": "7" }));
+    assert_eq!(fields[1], json!({ "n": 7, "urgent": false, "tests": ["a", "b"], "text": "" }));
+    assert_eq!(fields[2]["tests"], json!(["a"]));
     bench.end().await;
 }
 
@@ -457,4 +474,110 @@ async fn callers_need_a_token_of_the_issuer_with_the_scope() {
     assert_eq!(told(bench.post(&query, "application/json", body).bearer_auth(&good)).await.status, 400);
     assert!(bench.desk.taken().iter().all(|taken| !taken.body.as_text().unwrap().contains("access_token")));
     bench.end().await;
+}
+
+// === TLS ===
+
+/// A file of the tests' own certificates.
+fn pem(name: &str) -> String {
+    format!("{}/../tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[tokio::test]
+async fn a_listener_with_tls_may_ask_for_client_certificates() {
+    let tls = json!({ "cert": pem("server.pem"), "key": pem("server.key"), "client_ca": pem("ca.pem") });
+    let bench = bench(json!({ "tls": tls })).await;
+    let url = format!("https://localhost:{}/", bench.address.port());
+    let ca = reqwest::Certificate::from_pem(&std::fs::read(pem("ca.pem")).unwrap()).unwrap();
+    let mut identity = std::fs::read(pem("client.pem")).unwrap();
+    identity.extend(std::fs::read(pem("client.key")).unwrap());
+    let identity = reqwest::Identity::from_pem(&identity).unwrap();
+
+    let known = Client::builder().tls_certs_only([ca.clone()]).identity(identity).build().unwrap();
+    assert_eq!(known.post(&url).body("x").send().await.unwrap().status(), 202);
+    let stranger = Client::builder().tls_certs_only([ca]).build().unwrap();
+    assert!(stranger.post(&url).body("x").send().await.is_err());
+    let plain = Client::new().post(bench.url("/")).body("x").send().await;
+    assert!(plain.is_err());
+    assert_eq!(bench.desk.taken().len(), 1);
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn certificates_that_are_missing_or_do_not_fit_are_faults_of_the_environment() {
+    for (cert, key, names) in [
+        ("none.pem", "server.key", "none.pem"),
+        ("server.pem", "renamed.key", "do not belong together"),
+        ("server.key", "server.key", "no usable certificate"),
+    ] {
+        let more = json!({ "tls": { "cert": pem(cert), "key": pem(key) } });
+        let fault = service(&Desk::new(), "api", more).await.err().unwrap();
+        assert_eq!(fault.code, "certificate");
+        assert!(fault.text.contains(names), "{fault}");
+    }
+}
+
+// === Checks ===
+
+/// What `check` says of a production with this service, one problem a line.
+fn problems(text: &str) -> String {
+    use septet_engine::config::env::Env;
+    use septet_engine::config::load::load_text;
+    use septet_engine::registry::Registry;
+    let registry = Registry {
+        items: crate::CLASSES.to_vec(),
+        check_transform: |_, _, _| {},
+        check_oauth: |_| Vec::new(),
+        lanes: Arc::new(|_| panic!("no lane is needed to check services")),
+    };
+    let head = "[production]\nname = \"t\"\n[store]\npath = \"d\"\nretention = \"1d\"\n[messages.Result]\na = \"string\"\n";
+    let loaded = load_text(&format!("{head}{text}"), std::path::Path::new("/p"), &registry, &Env::empty());
+    let lines = loaded.diagnostics.iter().map(|d| format!("{} {}: {}", d.severity.as_str(), d.code, d.text));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn misuse_is_found_by_check() {
+    let all = problems(
+        r#"
+[services.one]
+type = "http"
+listen = "127.0.0.1:8000"
+path = "in/{x}"
+methods = ["post", "BREW"]
+message = "Reslut"
+max_message = "0B"
+auth = { audience = ["x"] }
+[services.two]
+type = "hl7.http"
+listen = "127.0.0.1:8001"
+path = "/a/../b"
+charset = "latin"
+frame_timeout = "0s"
+"#,
+    );
+    for expected in [
+        "S0341: this path cannot be served",
+        "S0342: post is not served",
+        "S0342: BREW is not served",
+        "S0202: message type Reslut is not declared",
+        "S0343: max_message must be more than zero",
+        ": auth needs issuer",
+        "this is no charset known here",
+        "S0343: frame_timeout must be more than zero",
+    ] {
+        assert!(all.contains(expected), "missing {expected} in\n{all}");
+    }
+    assert_eq!(all.matches("S0341").count(), 2, "{all}");
+}
+
+#[test]
+fn services_may_share_an_address_but_not_a_path() {
+    let service = |name: &str, path: &str| {
+        format!("[services.{name}]\ntype = \"http\"\nlisten = \"127.0.0.1:8000\"\npath = \"{path}\"\n")
+    };
+    let apart = problems(&format!("{}{}", service("one", "/a"), service("two", "/a/b")));
+    assert!(!apart.contains("S0212"), "{apart}");
+    let same = problems(&format!("{}{}", service("one", "/a"), service("two", "/a")));
+    assert!(same.contains("S0212"), "{same}");
 }
