@@ -34,7 +34,7 @@ use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_hl7::ack::{Ack, AckCode, ack_of, condition};
 use septet_hl7::{Message, Path, mllp};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::http_client::check_tls;
 use connection::{Connection, Lost};
@@ -80,7 +80,7 @@ pub struct Settings {
 }
 
 /// See [`Settings::match_ack`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MatchAck {
     /// MSA-2 equals MSH-10.
@@ -91,7 +91,7 @@ pub enum MatchAck {
 }
 
 /// See [`Settings::control_id`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlId {
     /// As it came.

@@ -33,8 +33,8 @@ pub(super) type Change = (KeepFamily, String, Option<Bytes>);
 pub(super) enum Known {
     /// Nothing: it is the first. Whoever has the claim says what it is told.
     First(Claim),
-    /// It was taken and told this.
-    Answered(Vec<Bytes>),
+    /// It was taken and told this; the change, put once more, is durable after whatever stored the message.
+    Answered(Vec<Bytes>, Change),
     /// It is being worked on; the answers come here, `None` if there will be none.
     Busy(watch::Receiver<Option<Vec<Bytes>>>),
     /// It was taken, and the engine stopped before it was told anything.
@@ -91,7 +91,10 @@ impl Duplicates {
         let kept = self.cx.runtime.keep.get(KeepFamily::Duplicate, &self.name(key)).and_then(Entry::read);
         match kept {
             Some(entry) if !self.expired(entry.at, now) => match entry.complete {
-                true => Known::Answered(entry.answers),
+                true => {
+                    let change = (KeepFamily::Duplicate, self.name(key), Some(entry.write()));
+                    Known::Answered(entry.answers, change)
+                }
                 false => Known::Unanswered,
             },
             _ => {

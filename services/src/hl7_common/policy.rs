@@ -6,10 +6,10 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use septet_engine::config::build::{Build, did_you_mean};
 use septet_hl7::Charset;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// When a message is answered, and by whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AckMode {
     /// As soon as it is on stable storage. MSH-15 and MSH-16 are ignored, codes are AA, AE, AR.
@@ -36,7 +36,7 @@ pub enum DuplicatePolicy {
 }
 
 /// What a service does while the store takes no messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenUnavailable {
     /// Answers AR once, closes, and stops accepting until the store takes messages again.
@@ -47,7 +47,7 @@ pub enum WhenUnavailable {
 }
 
 /// What a message must have to be taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Validate {
     /// A readable MSH.
@@ -58,7 +58,7 @@ pub enum Validate {
 }
 
 /// How the messages of a batch belong together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BatchMode {
     /// All messages of a batch are one session.

@@ -196,7 +196,7 @@ impl Receiver {
                 let nack = Nack::error("205", "this message has been received before").at("MSH-10");
                 return self.rejected(Some(message), inbound, nack).await;
             }
-            Some(known) => return self.seen_before(message, mode, known),
+            Some(known) => return self.seen_before(message, mode, known).await,
         };
         self.accepted(message, mode, inbound, claim).await
     }
@@ -248,11 +248,18 @@ impl Receiver {
         Child { message, mode, fate }
     }
 
-    fn seen_before(&self, message: Message, mode: Mode, known: Known) -> Child {
+    async fn seen_before(&self, message: Message, mode: Mode, known: Known) -> Child {
         let text = "a message that had been received before was answered again";
         self.0.cx.event(NewEvent::new(Level::Info, "message.finding", text));
         let fate = match known {
-            Known::Answered(answers) => Fate::Known(read_answers(answers)),
+            // The connection that took the first may have given up before it was on stable storage; what is put
+            // now is so after it (P1).
+            Known::Answered(answers, (family, key, value)) => {
+                match self.0.cx.runtime.keep.put(family, &key, value).await {
+                    Ok(()) => Fate::Known(read_answers(answers)),
+                    Err(_) => Fate::refused(&Refused::Unavailable(String::new())),
+                }
+            }
             Known::Busy(told) => Fate::Busy(told),
             Known::First(_) | Known::Unanswered => {
                 let text = "the message was received before, and no reply to it is known";

@@ -185,6 +185,7 @@ impl Keep for Desk {
     }
 
     async fn put(&self, family: KeepFamily, key: &str, value: Option<Bytes>) -> Result<(), StoreFailed> {
+        let _ = self.syncing.subscribe().wait_for(|syncing| *syncing).await;
         self.store.put(family, key, value).await
     }
 

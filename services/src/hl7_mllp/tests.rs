@@ -519,6 +519,31 @@ async fn a_duplicate_is_accepted_by_default_and_answered_again_where_asked() {
 }
 
 #[tokio::test]
+async fn a_duplicate_of_a_message_that_is_not_durable_yet_is_not_answered_either() {
+    let bench = bench(|settings| settings.duplicates = Some(DuplicatePolicy::AnswerAgain)).await;
+    bench.desk.syncing.send_replace(false);
+    let mut first = bench.connect().await;
+    first.send(&frame("M1")).await;
+    bench.desk.until(1).await;
+    let (told, ()) = tokio::join!(first.told(), async {
+        for _ in 0..50 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            bench.desk.clock.advance(Duration::from_secs(1));
+        }
+    });
+    assert_eq!(told, "closed");
+    let mut second = bench.connect().await;
+    second.send(&frame("M1")).await;
+    while bench.desk.events().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert!(second.stream.try_read(&mut [0; 16]).is_err(), "answered before it was durable");
+    bench.desk.syncing.send_replace(true);
+    assert_eq!(second.told().await, "AA M1");
+    assert_eq!(bench.desk.ids(), ["M1"]);
+}
+
+#[tokio::test]
 async fn a_duplicate_is_refused_where_asked() {
     let bench = bench(|settings| settings.duplicates = Some(DuplicatePolicy::Refuse)).await;
     let mut sender = bench.connect().await;
