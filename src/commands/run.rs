@@ -150,6 +150,13 @@ async fn start(
     metrics: &septet_admin::Metrics,
 ) -> Result<Running, String> {
     let name = plan.production.name.clone();
+    // The store first: who starts a production twice is told which process has it, not that a port is taken.
+    let store = match store {
+        Some(store) => store,
+        None => composition::open_store(Options::from(&plan.store))
+            .await
+            .map_err(|error| format!("{name}: {error}"))?,
+    };
     let listener = match &plan.admin {
         Some(admin) => {
             let bound = TcpListener::bind(admin.listen).await;
@@ -159,12 +166,6 @@ async fn start(
             )
         }
         None => None,
-    };
-    let store = match store {
-        Some(store) => store,
-        None => composition::open_store(Options::from(&plan.store))
-            .await
-            .map_err(|error| format!("{name}: {error}"))?,
     };
     let keep: Arc<dyn Keep> = Arc::new(store.clone());
     let tokens = Arc::new(TokenManager::new(keep, store.clock().clone()));

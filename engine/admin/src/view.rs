@@ -184,14 +184,15 @@ fn decoded(body: &Body) -> Option<String> {
     Some(message.charset().decode(message.raw()).into_owned())
 }
 
-/// Where a session stands: the first that applies.
+/// Where a session stands: the first that applies. A caught fault, or one that a completing reply action
+/// took as done, is no error of the session: it shows at its leg.
 pub fn session_status(headers: &[Header]) -> &'static str {
     let any = |test: fn(Status) -> bool| headers.iter().any(|header| test(header.status));
     if any(Status::is_active) {
         "active"
     } else if any(|status| status == Status::Suspended) {
         "suspended"
-    } else if headers.iter().any(Header::is_error) {
+    } else if any(|status| status == Status::Error) {
         "error"
     } else {
         "completed"
