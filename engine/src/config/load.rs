@@ -196,8 +196,18 @@ fn load_files(files: &Files, registry: &Registry, env: &Env, several: bool) -> L
     let plan = match read {
         Some(mut root) => {
             override_settings(&mut root, env, several, &mut sources, &mut problems);
-            resolve::resolve(&mut root, env, &sources, &mut problems);
-            plan(&root, files, registry, &sources, &mut problems)
+            let broken = resolve::resolve(&mut root, env, &sources, &mut problems);
+            let known = problems.len();
+            let plan = plan(&root, files, registry, &sources, &mut problems);
+            let holds = |outer: &Span, inner: Span| {
+                outer.file == inner.file && outer.start <= inner.start && inner.end <= outer.end
+            };
+            let mut at = 0;
+            problems.retain(|problem| {
+                at += 1;
+                at <= known || !broken.iter().any(|value| holds(value, problem.span))
+            });
+            plan
         }
         None => None,
     };

@@ -20,14 +20,22 @@ pub(crate) const DATA_TABLES: [&str; 3] = ["headers", "params", "query"];
 /// Files referred to may be as large as this.
 const MAX_FILE: u64 = 1 << 20;
 
-/// Resolves all references below the root.
-pub(crate) fn resolve(root: &mut Node, env: &Env, sources: &Sources, problems: &mut Vec<Problem>) {
-    let mut resolver = Resolver { env, sources, files: BTreeMap::new(), problems, quiet: false };
-    let Value::Table(sections) = &mut root.value else { return };
+/// Resolves all references below the root. Gives the places of values that could not be resolved: what else is
+/// wrong with them is no news.
+pub(crate) fn resolve(
+    root: &mut Node,
+    env: &Env,
+    sources: &Sources,
+    problems: &mut Vec<Problem>,
+) -> Vec<Span> {
+    let files = BTreeMap::new();
+    let mut resolver = Resolver { env, sources, files, problems, quiet: false, broken: Vec::new() };
+    let Value::Table(sections) = &mut root.value else { return Vec::new() };
     for section in sections {
         let scripted = matches!(section.key.as_str(), "processes" | "transforms");
         resolver.node(&mut section.node, &section.key, scripted);
     }
+    resolver.broken
 }
 
 struct Resolver<'a> {
@@ -37,6 +45,7 @@ struct Resolver<'a> {
     problems: &'a mut Vec<Problem>,
     /// Inside an annotation, where nothing is a mistake.
     quiet: bool,
+    broken: Vec<Span>,
 }
 
 impl Resolver<'_> {
@@ -154,6 +163,7 @@ impl Resolver<'_> {
         if self.quiet {
             return;
         }
+        self.broken.push(span);
         let span = match self.sources.text(span).find(place) {
             Some(at) => {
                 let clip = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);

@@ -340,6 +340,13 @@ fn annotations_are_ignored_where_keys_are_settings_and_kept_where_they_are_data(
 }
 
 #[test]
+fn a_value_that_could_not_be_resolved_is_reported_once() {
+    let text = "[operations.peer]\ntype = 'hl7.mllp'\nconnect = '${env:PEER}'\nreply_actions = { AE = 'complete', x-why = 1 }\n";
+    let text = around(text).replace("['out']", "['out', 'peer']");
+    insta::assert_snapshot!(problems(&text), @"15:12: error S0101: the environment variable PEER is not set (set it, or give a default: ${env:PEER:-…})");
+}
+
+#[test]
 fn an_inline_secret_is_a_warning_and_a_reference_is_none() {
     let client = |secret: &str| {
         let text = format!(
