@@ -101,9 +101,9 @@ impl Transition {
 /// One change.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// A new body under an id from [`Store::next_id`].
+    /// A new body under an id from [`super::Store::next_id`].
     Body(BodyId, Body),
-    /// A new header under an id from [`Store::next_id`]. With status queued it enters its target's queue
+    /// A new header under an id from [`super::Store::next_id`]. With status queued it enters its target's queue
     /// (for a response: the target's queue of responses).
     Header(Box<Header>),
     /// A guarded change of a header.
