@@ -308,3 +308,55 @@ async fn a_transaction_larger_than_a_segment_has_one_of_its_own() {
     let body = store.header(id).unwrap().body_id.unwrap();
     assert_eq!(store.body(body).await.unwrap().bytes().len(), 100_000);
 }
+
+#[tokio::test]
+async fn what_queues_up_during_a_sync_shares_the_next_one() {
+    let files = SimFiles::new();
+    let store = simulated(&files);
+    let before = files.syncs();
+    files.set_faults(Faults { hold: true, ..Faults::default() });
+    let (ops, _) = message(&store, "first");
+    let first = commit(&store, ops).await.unwrap();
+    while files.syncs() == before {
+        tokio::task::yield_now().await;
+    }
+    let mut last = first;
+    for _ in 0..20 {
+        let (ops, _) = message(&store, "next");
+        last = commit(&store, ops).await.unwrap();
+    }
+    let waiting = {
+        let store = store.clone();
+        tokio::spawn(async move { store.durable(last.sequence).await })
+    };
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "nothing is durable before its sync");
+    files.set_faults(Faults::default());
+    assert!(waiting.await.unwrap().is_ok());
+    assert_eq!(files.syncs() - before, 2);
+}
+
+#[tokio::test]
+async fn new_messages_wait_for_room_and_completions_have_their_own() {
+    let files = SimFiles::new();
+    let store = simulated(&files);
+    let before = files.syncs();
+    files.set_faults(Faults { hold: true, ..Faults::default() });
+    let (ops, _) = message(&store, "first");
+    commit(&store, ops).await.unwrap();
+    while files.syncs() == before {
+        tokio::task::yield_now().await;
+    }
+    // As much as may be on its way: a larger body waits until nothing else is.
+    let permit = store.reserve(Class::Ingest, 1 << 30).await.unwrap();
+    let waiting = {
+        let store = store.clone();
+        tokio::spawn(async move { store.reserve(Class::Ingest, 1).await.map(drop) })
+    };
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(store.reserve(Class::Completion, 1).await.unwrap());
+    drop(permit);
+    waiting.await.unwrap().unwrap();
+    files.set_faults(Faults::default());
+}

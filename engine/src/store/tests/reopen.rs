@@ -244,3 +244,68 @@ async fn secrets_are_sealed_at_rest_and_bodies_where_asked_for() {
     let body = store.body(store.header(id).unwrap().body_id.unwrap()).await.unwrap();
     assert_eq!(&body.bytes()[..], big.as_bytes());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_and_takers_at_once_lose_and_invent_nothing() {
+    const WRITERS: u64 = 32;
+    const EACH: u64 = 40;
+    let fixture = embedded();
+    let mut writers = Vec::new();
+    for writer in 0..WRITERS {
+        let store = fixture.store.clone();
+        let now = crate::clock::Clock::now(&*fixture.clock);
+        writers.push(tokio::spawn(async move {
+            let target = format!("out{}", writer % 4);
+            let mut ids = Vec::new();
+            for number in 0..EACH {
+                let text = format!("{writer}/{number} ").repeat(100);
+                let mut header = super::support::header(&store, "lis", &target, now);
+                let (ops, id) = with_body(&store, &mut header, &text);
+                let committed = super::support::commit(&store, ops).await.unwrap();
+                store.durable(committed.sequence).await.unwrap();
+                ids.push((id, text));
+            }
+            ids
+        }));
+    }
+    let mut takers = Vec::new();
+    for number in 0..4 {
+        let (store, item) = (fixture.store.clone(), item(&format!("out{number}")));
+        takers.push(tokio::spawn(async move {
+            let (ready, mut order, mut last) = (store.ready(&item), Vec::new(), None);
+            while order.len() < usize::try_from(WRITERS * EACH / 4).unwrap() {
+                for delivery in store.take(&item, Lanes::Requests, 1) {
+                    store.durable(delivery.sequence).await.unwrap();
+                    let done =
+                        Transition::new(delivery.header.id, Guard::Lease(delivery.lease), Status::Completed);
+                    last = Some(super::support::commit(&store, vec![Op::Transition(done)]).await.unwrap());
+                    order.push(delivery.header.position);
+                }
+                if order.len() < usize::try_from(WRITERS * EACH / 4).unwrap()
+                    && store.counts(&item).queued == 0
+                {
+                    ready.notified().await;
+                }
+            }
+            store.durable(last.unwrap().sequence).await.unwrap();
+            assert!(order.is_sorted(), "first in, first out");
+        }));
+    }
+    let mut all = Vec::new();
+    for writer in writers {
+        all.extend(writer.await.unwrap());
+    }
+    for taker in takers {
+        taker.await.unwrap();
+    }
+    let fixture = fixture.reopen();
+    assert_eq!(headers(&fixture.store).await.len(), all.len());
+    for (id, text) in all {
+        let header = fixture.store.header(id).unwrap();
+        assert_eq!(header.status, Status::Completed);
+        let body = fixture.store.body(header.body_id.unwrap()).await.unwrap();
+        assert!(body.bytes()[..] == *text.as_bytes());
+    }
+    let counts = fixture.store.counts(&item("out0"));
+    assert_eq!((counts.queued, counts.completed), (0, WRITERS * EACH / 4));
+}

@@ -44,6 +44,8 @@ pub(crate) struct Faults {
     pub(crate) write: Option<u64>,
     /// The disk holds so many bytes.
     pub(crate) capacity: Option<u64>,
+    /// Syncs do not end as long as this is set.
+    pub(crate) hold: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ struct World {
     pending_names: Vec<(PathBuf, Option<usize>)>,
     faults: Faults,
     off: bool,
+    syncs: u64,
     lock: Arc<AtomicBool>,
 }
 
@@ -134,6 +137,11 @@ impl SimFiles {
 
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.world().faults = faults;
+    }
+
+    /// How many files have been synced so far, or are being synced.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.world().syncs
     }
 
     /// The same disk for a new process: what is in the page cache is still there.
@@ -360,6 +368,10 @@ impl File for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.world().syncs += 1;
+        while self.world().faults.hold {
+            std::thread::yield_now();
+        }
         let mut world = self.world();
         if !world.change()? {
             return Err(no_power());
