@@ -4,4 +4,6 @@ mod check;
 mod crash;
 mod layout;
 mod main_job;
+mod operate;
+mod readme;
 mod support;

@@ -272,3 +272,23 @@ async fn junk_is_answered_kept_and_visible_and_the_connection_lives_on() {
     let raw = reqwest::get(septet.url(&format!("/api/v1/messages/{}/raw", header["id"]))).await.unwrap();
     assert_eq!(raw.text().await.unwrap(), "HELLO");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_lived_token_is_replaced_before_it_expires() {
+    let (septet, vendor, mllp) = start().await;
+    // As a string, as some servers write it; a quarter of it is left for the way.
+    vendor.lifetime(json!("2"));
+    let mut client = Client::connect(mllp).await;
+    for n in 1..=12 {
+        client.send(&oru(&format!("C{n}"), "A", "M")).await;
+        septet.settled(session_of(&septet, &format!("C{n}")).await).await;
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+    assert!((2..=5).contains(&vendor.tokens().len()), "{} tokens in 4 s", vendor.tokens().len());
+    assert!(
+        vendor.tokens().iter().all(|seen| seen.content_type.starts_with("application/x-www-form-urlencoded"))
+    );
+    let statuses = septet.get("/api/v1/messages?target=vendor&limit=100").await;
+    let all = statuses["messages"].as_array().unwrap();
+    assert!(all.iter().all(|header| header["attempts"] == 1 && header["error"].is_null()), "a 401 came up");
+}

@@ -20,6 +20,7 @@ pub mod queue;
 pub mod record;
 pub mod registry;
 pub mod reply;
+pub mod server_tls;
 pub mod store;
 pub mod token;
 pub mod vault;

@@ -29,7 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::hl7_common::{
     AckMode, BatchMode, DuplicatePolicy, Policy, Receiver, Validate, WhenUnavailable, charset_setting,
 };
-use crate::server_tls::Reloading;
+use septet_engine::server_tls::Reloading;
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {

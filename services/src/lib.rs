@@ -10,7 +10,6 @@ pub mod http;
 pub mod listeners;
 pub mod oauth_server;
 mod problem;
-mod server_tls;
 
 use septet_engine::registry::ItemClass;
 

@@ -46,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::problem::problem;
-use crate::server_tls;
+use septet_engine::server_tls;
 
 /// How long the headers of a request may take, and how long a connection may be idle between requests.
 const HEADERS: Duration = Duration::from_secs(30);

@@ -13,7 +13,6 @@ use septet_engine::host::Keep;
 use septet_engine::id::ItemName;
 use septet_engine::store::{Options, Store};
 use septet_oauth::TokenManager;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -159,11 +158,7 @@ async fn start(
     };
     let listener = match &plan.admin {
         Some(admin) => {
-            let bound = TcpListener::bind(admin.listen).await;
-            Some(
-                bound
-                    .map_err(|error| format!("{name}: [admin] cannot listen on {}: {error}", admin.listen))?,
-            )
+            Some(septet_admin::bind(admin).await.map_err(|error| format!("{name}: [admin] {error}"))?)
         }
         None => None,
     };
@@ -283,7 +278,8 @@ fn banner(plan: &Plan) -> String {
         }
     }
     if let Some(admin) = &plan.admin {
-        lines.push(format!("  {:<width$}  http://{}", "admin", admin.listen));
+        let scheme = if admin.tls.is_some() { "https" } else { "http" };
+        lines.push(format!("  {:<width$}  {scheme}://{}", "admin", admin.listen));
     }
     lines.join("\n")
 }

@@ -5,6 +5,7 @@
 pub mod access;
 mod api;
 mod audit;
+mod listen;
 mod openapi;
 mod problem;
 mod query;
@@ -22,9 +23,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use septet_engine::config::settings::Admin;
 use septet_engine::director::Engine;
 use septet_oauth::TokenManager;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use listen::{Listener, bind};
 pub use problem::Problem;
 pub use view::session_status;
 
@@ -82,6 +83,9 @@ pub fn router(parts: Parts, settings: &Admin, listening: SocketAddr) -> Router {
 }
 
 /// Serves the API until `stop`, then finishes the requests under way.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
+    match listener {
+        Listener::Plain(tcp) => axum::serve(tcp, router).with_graceful_shutdown(stop.cancelled_owned()).await,
+        Listener::Tls(tls) => axum::serve(tls, router).with_graceful_shutdown(stop.cancelled_owned()).await,
+    }
 }

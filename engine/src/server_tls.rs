@@ -1,21 +1,21 @@
-//! `tls = { cert, key, client_ca }` of a listener (CONTRACT §2.6). With `client_ca` a client must present a
+//! `tls = { cert, key, client_ca }` of a listener (CONTRACT §2.6), for every listener there is. With `client_ca` a client must present a
 //! certificate that one of these authorities signed. [`Reloading`] follows changes of the files.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use crate::config::settings::ServerTls;
+use crate::host::HostFault;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use septet_engine::config::settings::ServerTls;
-use septet_engine::host::HostFault;
 use tokio_rustls::TlsAcceptor;
 
 /// What makes TLS connections of accepted ones. Fails where a file is missing or broken.
-pub(crate) fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, HostFault> {
+pub fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, HostFault> {
     let mut config = config(tls)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
@@ -46,7 +46,7 @@ fn config(tls: &ServerTls) -> Result<ServerConfig, HostFault> {
 
 /// An acceptor (without ALPN) that reads its files again when they have changed: a certificate is renewed
 /// without a restart.
-pub(crate) struct Reloading {
+pub struct Reloading {
     tls: ServerTls,
     current: Mutex<(Stamps, TlsAcceptor)>,
 }
@@ -56,7 +56,7 @@ type Stamps = Vec<Option<(SystemTime, u64)>>;
 
 impl Reloading {
     /// Fails where a file is missing or broken.
-    pub(crate) fn new(tls: ServerTls) -> Result<Self, HostFault> {
+    pub fn new(tls: ServerTls) -> Result<Self, HostFault> {
         let stamps = stamps(&tls);
         let acceptor = TlsAcceptor::from(Arc::new(config(&tls)?));
         Ok(Reloading { tls, current: Mutex::new((stamps, acceptor)) })
@@ -64,7 +64,7 @@ impl Reloading {
 
     /// The acceptor for the next connection; with it what is wrong with files that changed just now, in which
     /// case it is the one from before.
-    pub(crate) fn acceptor(&self) -> (TlsAcceptor, Option<HostFault>) {
+    pub fn acceptor(&self) -> (TlsAcceptor, Option<HostFault>) {
         let now = stamps(&self.tls);
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let mut fault = None;
