@@ -24,7 +24,7 @@ use septet_engine::host::{
 };
 use septet_engine::id::ItemName;
 use septet_engine::process::{BusinessProcess, Definition, Done, Effect, Job, Next, Outgoing};
-use septet_engine::registry::{Built, Facts, Factory, ItemKind, ProcessHost};
+use septet_engine::registry::{Built, Factory, Facts, ItemKind, ProcessHost};
 use septet_engine::store::{Options, Store};
 use septet_engine::token::NoTokens;
 use tokio::sync::{Notify, mpsc};
@@ -140,7 +140,8 @@ fn plan(items: Vec<Arc<ItemPlan>>) -> Plan {
 
 /// An ADT of about 1 KiB for one of a thousand patients.
 fn message(number: u64) -> Body {
-    let mut text = format!("MSH|^~\\&|A|B|C|D|20260101||ADT^A08|{number}|P|2.5\rPID|||{}\rNTE|||", number % 1000);
+    let mut text =
+        format!("MSH|^~\\&|A|B|C|D|20260101||ADT^A08|{number}|P|2.5\rPID|||{}\rNTE|||", number % 1000);
     text.push_str(&"x".repeat(1024_usize.saturating_sub(text.len())));
     Body::new("ADT^A08", body::HL7, None, text.into())
 }
@@ -214,6 +215,9 @@ fn main() {
     println!("append and fdatasync, {SENDERS} records of 1 KiB at a time: {bare:.0} records/s");
     for pool in [1, 8] {
         let rate = runtime.block_on(through(messages, pool));
-        println!("service → router → operation (pool {pool}): {rate:.0} messages/s, {:.0} % of that", 100.0 * rate / bare);
+        println!(
+            "service → router → operation (pool {pool}): {rate:.0} messages/s, {:.0} % of that",
+            100.0 * rate / bare
+        );
     }
 }
