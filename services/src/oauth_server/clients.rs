@@ -13,19 +13,36 @@ use septet_engine::config::build::{At, Build, did_you_mean};
 use septet_engine::config::settings::Secret;
 use septet_oauth::PublicKeys;
 use serde_json::Value;
+use url::Url;
 
-use super::ClientSettings;
 use super::token::{ErrorCode, Parameters, TokenError};
+use super::{ClientSettings, is_loopback};
 
 /// What a client may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Grant {
     ClientCredentials,
+    AuthorizationCode,
+    RefreshToken,
 }
 
+/// The scope that asks for an id token (OpenID Connect Core §3.1.2.1). Always known to the server.
+pub(super) const OPENID: &str = "openid";
+
 impl Grant {
+    const NAMES: [(&'static str, Grant); 3] = [
+        ("client_credentials", Grant::ClientCredentials),
+        ("authorization_code", Grant::AuthorizationCode),
+        ("refresh_token", Grant::RefreshToken),
+    ];
+
     pub(super) fn named(name: &str) -> Option<Grant> {
-        (name == "client_credentials").then_some(Grant::ClientCredentials)
+        Grant::NAMES.iter().find(|(known, _)| *known == name).map(|(_, grant)| *grant)
+    }
+
+    /// All names, for the discovery document.
+    pub(super) fn names() -> impl Iterator<Item = &'static str> {
+        Grant::NAMES.iter().map(|(name, _)| *name)
     }
 }
 
@@ -38,6 +55,10 @@ pub(super) struct Client {
     pub(super) scopes: Vec<String>,
     /// What it may ask for; empty means anything.
     pub(super) audiences: Vec<String>,
+    /// Where people may be sent back to.
+    pub(super) redirect_uris: Vec<String>,
+    /// It must send an S256 challenge.
+    pub(super) pkce: bool,
 }
 
 enum Credential {
@@ -86,25 +107,25 @@ pub(super) fn check(
     let mut grants = Vec::new();
     for (index, name) in settings.grants.0.iter().enumerate() {
         let place = [At::Key("clients"), At::Key(id), At::Key("grants"), At::Index(index)];
-        match (Grant::named(name), name.as_str()) {
-            (Some(grant), _) => grants.push(grant),
-            (None, "authorization_code" | "refresh_token") => {
-                let text = format!("grant {name} is not available yet");
-                build.error("S0503", &place, text, None);
-            }
-            (None, _) => {
-                let names = ["client_credentials", "authorization_code", "refresh_token"];
+        match Grant::named(name) {
+            Some(grant) => grants.push(grant),
+            None => {
                 let text = format!("there is no grant {name}");
-                build.error("S0502", &place, text, did_you_mean(name, names));
+                build.error("S0502", &place, text, did_you_mean(name, Grant::names()));
             }
         }
     }
-    let scopes = settings.scopes.as_ref().map_or(known, |scopes| scopes.0.as_slice());
+    check_redirects(build, id, settings, &grants);
+    let mut all = known.to_vec();
+    if grants.contains(&Grant::AuthorizationCode) && !all.iter().any(|scope| scope == OPENID) {
+        all.push(OPENID.to_owned());
+    }
+    let scopes = settings.scopes.as_ref().map_or(all.as_slice(), |scopes| scopes.0.as_slice());
     for (index, scope) in scopes.iter().enumerate() {
         let place = [At::Key("clients"), At::Key(id), At::Key("scopes"), At::Index(index)];
         if !is_scope(scope) {
             build.error("S0502", &place, "a scope is one word (RFC 6749 §3.3)", None);
-        } else if !known.is_empty() && !known.contains(scope) {
+        } else if !known.is_empty() && !known.contains(scope) && scope != OPENID {
             let suggestion = did_you_mean(scope, known.iter().map(String::as_str));
             build.error("S0502", &place, format!("the server has no scope {scope}"), suggestion);
         }
@@ -115,7 +136,37 @@ pub(super) fn check(
         grants,
         scopes: scopes.to_vec(),
         audiences: settings.audience.clone().unwrap_or_default().0,
+        redirect_uris: settings.redirect_uris.0.clone(),
+        pkce: settings.pkce,
     })
+}
+
+fn check_redirects(build: &mut Build<'_>, id: &str, settings: &ClientSettings, grants: &[Grant]) {
+    let here = [At::Key("clients"), At::Key(id)];
+    let code = grants.contains(&Grant::AuthorizationCode);
+    if code && settings.redirect_uris.0.is_empty() {
+        let text = format!("client {id} needs redirect_uris for grant authorization_code");
+        build.error("S0501", &here, text, None);
+    }
+    if grants.contains(&Grant::RefreshToken) && !code {
+        let text = format!("client {id} gets refresh tokens only with grant authorization_code");
+        build.error("S0502", &here, text, None);
+    }
+    for (index, uri) in settings.redirect_uris.0.iter().enumerate() {
+        let wrong = match Url::parse(uri) {
+            Err(_) => "a redirect URI is absolute, such as https://app.example/callback",
+            Ok(url) if url.fragment().is_some() => "a redirect URI has no fragment (RFC 6749 §3.1.2)",
+            Ok(url) if url.scheme() == "http" && !is_loopback(&url) => {
+                "a redirect URI must be https; plain http is for loopback only"
+            }
+            Ok(url) if matches!(url.scheme(), "javascript" | "data" | "file" | "about" | "blob") => {
+                "this is no address that a browser may be sent to"
+            }
+            Ok(_) => continue,
+        };
+        let place = [At::Key("clients"), At::Key(id), At::Key("redirect_uris"), At::Index(index)];
+        build.error("S0502", &place, wrong, None);
+    }
 }
 
 /// RFC 6749 §3.3.

@@ -1,13 +1,20 @@
 //! `type = "oauth.server"`: an OAuth 2.0 authorization server as an item (CONTRACT §2.6): client credentials,
-//! signed JWT access tokens (RFC 9068), key set and discovery. It brings no messages in.
+//! authorization codes with sign-in and consent, refresh tokens, signed JWT access tokens (RFC 9068), id tokens,
+//! key set and discovery. It brings no messages in.
 //!
 //! This file has the settings, their checks and the host; what it answers is in [`server`], who may ask in
-//! [`clients`], what they get in [`token`], and what signs in [`keys`].
+//! [`clients`] (and [`assertion`]), what they get in [`token`], what people allow in [`authorize`] (with [`users`] and [`pages`]),
+//! what is remembered of that in [`grants`], and what signs in [`keys`].
 
+mod assertion;
+mod authorize;
 mod clients;
+mod grants;
 mod keys;
+mod pages;
 mod server;
 mod token;
+mod users;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,15 +31,16 @@ use septet_oauth::keys::{Algorithm, algorithm};
 use serde::Deserialize;
 use url::{Host, Url};
 
-use self::clients::Client;
+use self::clients::{Client, Grant};
 use self::server::Server;
+use self::users::User;
 use crate::listeners::{self, Lease};
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {
     type_name: "oauth.server",
     kind: ItemKind::Service,
-    summary: "Issues OAuth 2.0 access tokens: client credentials, signed JWTs, key set, discovery.",
+    summary: "Issues OAuth 2.0 tokens: client credentials, sign-in with codes, signed JWTs, discovery.",
     schema: || schemars::schema_for!(Settings),
     build,
 };
@@ -87,7 +95,7 @@ pub struct ClientSettings {
     /// `keys`, or JSON text, normally `${file:…}`.
     #[serde(default)]
     pub jwks: Option<serde_json::Value>,
-    /// What it may use: client_credentials (the default), authorization_code, refresh_token.
+    /// What it may use: client_credentials (the default), authorization_code, refresh_token (with codes).
     #[serde(default = "client_credentials")]
     pub grants: Strings,
     /// Scopes it may have; one that asks for none gets all of these. Absent: all of the server's.
@@ -150,8 +158,30 @@ struct Checked {
     issuer_text: String,
     algorithm: Algorithm,
     access_token_lifetime: DurationText,
-    scopes: Vec<String>,
+    code_lifetime: DurationText,
+    refresh_token_lifetime: DurationText,
+    /// Names and what they mean to a person.
+    scopes: Vec<(String, String)>,
     clients: Vec<Client>,
+    users: Vec<User>,
+}
+
+impl Checked {
+    fn access_token_lifetime(&self) -> i64 {
+        seconds(self.access_token_lifetime)
+    }
+
+    fn code_lifetime(&self) -> i64 {
+        seconds(self.code_lifetime)
+    }
+
+    fn refresh_token_lifetime(&self) -> i64 {
+        seconds(self.refresh_token_lifetime)
+    }
+}
+
+fn seconds(duration: DurationText) -> i64 {
+    i64::try_from(duration.get().as_secs()).unwrap_or(i64::MAX)
 }
 
 impl fmt::Debug for Checked {
@@ -201,9 +231,13 @@ fn check(build: &mut Build<'_>, settings: &Settings) -> Option<Checked> {
         .iter()
         .filter_map(|(id, client)| clients::check(build, id, client, &known))
         .collect();
-    if !settings.users.is_empty() {
-        let text = "users sign in with grant authorization_code, which is not available yet";
-        build.error("S0503", &["users".into()], text, None);
+    let users: Vec<User> =
+        settings.users.iter().filter_map(|(name, user)| users::check(build, name, user)).collect();
+    if settings.users.is_empty()
+        && clients.iter().any(|client| client.grants.contains(&Grant::AuthorizationCode))
+    {
+        let text = "clients use authorization codes, but there are no users who could sign in";
+        build.warning("S0504", &[At::Key("clients")], text, None);
     }
     if build.problems.iter().skip(before).any(|problem| problem.severity == Severity::Error) {
         return None;
@@ -215,8 +249,11 @@ fn check(build: &mut Build<'_>, settings: &Settings) -> Option<Checked> {
         issuer_text: settings.issuer.clone(),
         algorithm: algorithm?,
         access_token_lifetime: settings.access_token_lifetime,
-        scopes: known,
+        code_lifetime: settings.code_lifetime,
+        refresh_token_lifetime: settings.refresh_token_lifetime,
+        scopes: settings.scopes.iter().map(|(name, text)| (name.to_owned(), text.clone())).collect(),
         clients,
+        users,
     })
 }
 
@@ -226,15 +263,9 @@ fn issuer(build: &mut Build<'_>, text: &str) -> Option<Url> {
         wrong("the issuer is a URL such as https://auth.example");
         return None;
     };
-    let loopback = match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    };
     match url.scheme() {
         "https" => {}
-        "http" if loopback => {}
+        "http" if is_loopback(&url) => {}
         "http" => wrong("the issuer must be https; plain http is for loopback only"),
         _ => wrong("the issuer is a URL such as https://auth.example"),
     }
@@ -242,6 +273,16 @@ fn issuer(build: &mut Build<'_>, text: &str) -> Option<Url> {
         wrong("the issuer has no query and no fragment (RFC 8414 §2)");
     }
     Some(url)
+}
+
+/// Whether plain http may be used there.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
 }
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What the server answers: token endpoint, key set and discovery documents (RFC 8414, OpenID Connect Discovery),
+//! What the server answers: its routes, key set and discovery documents (RFC 8414, OpenID Connect Discovery),
 //! as an [`axum::Router`] that any listener can serve.
 
 use std::fmt;
@@ -14,14 +14,20 @@ use axum::http::header::{
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bytes::Bytes;
 use jiff::Timestamp;
 use septet_engine::event::{Level, NewEvent};
-use septet_engine::host::ServiceContext;
+use septet_engine::host::{KeepFamily, ServiceContext};
+use septet_engine::store::StoreFailed;
 use serde_json::{Value, json};
 
-use super::Checked;
+use super::assertion::SeenAssertions;
+use super::clients::{Client, Grant, OPENID};
+use super::grants::Grants;
 use super::keys::Keys;
-use super::token::{ErrorCode, Parameters, SeenAssertions, TokenError};
+use super::token::{ErrorCode, Parameters, TokenError};
+use super::users::Door;
+use super::{Checked, authorize};
 use crate::auth::EventLimit;
 use crate::listeners::{Unread, closing, read_body};
 
@@ -39,6 +45,8 @@ struct Inner {
     keys: Keys,
     cx: ServiceContext,
     seen: Mutex<SeenAssertions>,
+    grants: Mutex<Grants>,
+    door: Door,
     noted: EventLimit,
 }
 
@@ -49,9 +57,25 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
+    /// A server over what is kept of earlier runs.
     pub(super) fn new(settings: Arc<Checked>, keys: Keys, cx: ServiceContext) -> Self {
-        let noted = EventLimit::new(cx.runtime.clock.now());
-        Server(Arc::new(Inner { settings, keys, cx, seen: Mutex::default(), noted }))
+        let now = cx.runtime.clock.now();
+        let prefix = refresh_prefix(&cx);
+        let mut grants = Grants::default();
+        for (key, value) in cx.runtime.keep.scan(KeepFamily::Service, &prefix) {
+            grants.restore(key.strip_prefix(&prefix).unwrap_or_default(), &value, now);
+        }
+        let grants = Mutex::new(grants);
+        let noted = EventLimit::new(now);
+        Server(Arc::new(Inner {
+            settings,
+            keys,
+            cx,
+            seen: Mutex::default(),
+            grants,
+            door: Door::default(),
+            noted,
+        }))
     }
 
     pub(super) fn settings(&self) -> &Checked {
@@ -70,6 +94,35 @@ impl Server {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn grants(&self) -> MutexGuard<'_, Grants> {
+        self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn door(&self) -> &Door {
+        &self.0.door
+    }
+
+    pub(super) fn event(&self, event: NewEvent) {
+        self.0.cx.event(event);
+    }
+
+    /// Whether one more refusal may be an event this minute.
+    pub(super) fn may_note(&self) -> bool {
+        self.0.noted.allows(self.now())
+    }
+
+    /// Makes a family of refresh tokens durable as it is now, its end included.
+    pub(super) async fn keep_family(&self, family: &str) -> Result<(), StoreFailed> {
+        let value = self.grants().kept(family).map(Into::into);
+        let key = format!("{}{family}", refresh_prefix(&self.0.cx));
+        self.0.cx.runtime.keep.put(KeepFamily::Service, &key, value).await
+    }
+
+    /// The path of the authorization endpoint: where its forms go.
+    pub(super) fn authorize_path(&self) -> String {
+        format!("{}/oauth2/authorize", self.base())
+    }
+
     /// The path of the issuer, without a slash at its end.
     fn base(&self) -> &str {
         self.settings().issuer.path().trim_end_matches('/')
@@ -85,15 +138,28 @@ impl Server {
         audience == self.settings().issuer_text || audience == self.endpoint("/oauth2/token")
     }
 
+    fn scope_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.settings().scopes.iter().map(|(name, _)| name.as_str()).collect();
+        let people = |client: &Client| client.grants.contains(&Grant::AuthorizationCode);
+        if self.settings().clients.iter().any(people) && !names.contains(&OPENID) {
+            names.push(OPENID);
+        }
+        names
+    }
+
     /// RFC 8414 §2 and OpenID Connect Discovery 1.0 §3.
     fn metadata(&self) -> Value {
         json!({
             "issuer": self.settings().issuer_text,
+            "authorization_endpoint": self.endpoint("/oauth2/authorize"),
             "token_endpoint": self.endpoint("/oauth2/token"),
             "jwks_uri": self.endpoint("/oauth2/jwks"),
-            "scopes_supported": self.settings().scopes,
-            "response_types_supported": [],
-            "grant_types_supported": ["client_credentials"],
+            "scopes_supported": self.scope_names(),
+            "response_types_supported": ["code"],
+            "response_modes_supported": ["query"],
+            "grant_types_supported": Grant::names().collect::<Vec<_>>(),
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": true,
             "token_endpoint_auth_methods_supported":
                 ["client_secret_basic", "client_secret_post", "private_key_jwt"],
             "token_endpoint_auth_signing_alg_values_supported":
@@ -103,6 +169,21 @@ impl Server {
                 [septet_oauth::keys::algorithm_name(self.settings().algorithm)],
         })
     }
+}
+
+/// Where the refresh tokens of a service are kept.
+fn refresh_prefix(cx: &ServiceContext) -> String {
+    format!("{}/refresh/", cx.item)
+}
+
+/// Reads the body of a request, or says with which status it was not taken.
+pub(super) async fn read(server: &Server, headers: &HeaderMap, body: Body) -> Result<Bytes, StatusCode> {
+    let clock = &server.0.cx.runtime.clock;
+    read_body(headers, body, BODY_LIMIT, BODY_TIME, clock).await.map_err(|unread| match unread {
+        Unread::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Unread::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
+        Unread::Broken => StatusCode::BAD_REQUEST,
+    })
 }
 
 /// All routes. The discovery documents stand at the root, below the issuer's path, and where RFC 8414 inserts
@@ -118,6 +199,7 @@ pub(super) fn router(server: Server) -> Router {
     documents.sort();
     documents.dedup();
     let mut router = Router::new()
+        .route(&server.authorize_path(), get(authorize::begin).post(authorize::go_on))
         .route(&format!("{base}/oauth2/token"), post(token).fallback(token_by_post))
         .route(&format!("{base}/oauth2/jwks"), get(key_set));
     for path in documents {
@@ -148,23 +230,18 @@ async fn token_by_post() -> Response {
 }
 
 async fn token(State(server): State<Server>, headers: HeaderMap, body: Body) -> Response {
-    let clock = &server.0.cx.runtime.clock;
-    let body = match read_body(&headers, body, BODY_LIMIT, BODY_TIME, clock).await {
+    let body = match read(&server, &headers, body).await {
         Ok(body) => body,
-        Err(unread) => {
+        Err(status) => {
             let mut response = refused(&TokenError::new(ErrorCode::InvalidRequest, "the body was not taken"));
-            *response.status_mut() = match unread {
-                Unread::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-                Unread::Timeout(_) => StatusCode::REQUEST_TIMEOUT,
-                Unread::Broken => StatusCode::BAD_REQUEST,
-            };
+            *response.status_mut() = status;
             return closing(response);
         }
     };
-    match answer(&server, &headers, &body) {
+    match answer(&server, &headers, &body).await {
         Ok(reply) => uncached(Json(reply).into_response()),
         Err(error) => {
-            if error.code == ErrorCode::InvalidClient && server.0.noted.allows(server.now()) {
+            if error.code == ErrorCode::InvalidClient && server.may_note() {
                 let event = NewEvent::new(Level::Warning, "auth.refused", error.code.as_str());
                 server
                     .0
@@ -176,7 +253,7 @@ async fn token(State(server): State<Server>, headers: HeaderMap, body: Body) -> 
     }
 }
 
-fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Result<Value, TokenError> {
+async fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Result<Value, TokenError> {
     let invalid = |text| TokenError::new(ErrorCode::InvalidRequest, text);
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -190,7 +267,7 @@ fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Result<Value, To
         (_, Some(_)) => return Err(invalid("more than one Authorization header")),
         (one, None) => one.map(|value| value.to_str().map_err(|_| TokenError::client(true))).transpose()?,
     };
-    server.token(authorization, &parameters)
+    server.token(authorization, &parameters).await
 }
 
 fn refused(error: &TokenError) -> Response {

@@ -1,25 +1,17 @@
-//! The token endpoint (RFC 6749 §3.2, §4.4, §5): request in, token or error out. Pure apart from the clock and
-//! the random numbers it is handed through [`Server`].
-
-use std::collections::BTreeMap;
+//! The token endpoint (RFC 6749 §3.2, §4.1.3, §4.4, §5, §6): request in, tokens or error out. A refresh token is on
+//! stable storage before it is given.
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use jiff::Timestamp;
+use septet_engine::event::{Level, NewEvent};
 use serde_json::{Map, Value, json};
 
-use super::clients::{Client, Grant, Shown, is_scope, shown};
+use super::clients::{Client, Grant, OPENID, Shown, is_scope, shown};
+use super::grants::{Allowed, Asked, Redeemed, Refreshed, hashed, same};
 use super::server::Server;
-
-/// Assertions may not be valid for longer than this (seconds), so that their ids need not be remembered for
-/// longer.
-const LONGEST_ASSERTION: i64 = 600;
-/// Ids of assertions remembered at most.
-const SEEN: usize = 10_000;
-/// Clocks differ by this much (seconds).
-const LEEWAY: i64 = 60;
 
 /// RFC 6749 §5.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +20,7 @@ pub(super) enum ErrorCode {
     InvalidClient,
     UnauthorizedClient,
     UnsupportedGrantType,
+    InvalidGrant,
     InvalidScope,
     /// RFC 8707 §2.
     InvalidTarget,
@@ -42,6 +35,7 @@ impl ErrorCode {
             ErrorCode::InvalidClient => "invalid_client",
             ErrorCode::UnauthorizedClient => "unauthorized_client",
             ErrorCode::UnsupportedGrantType => "unsupported_grant_type",
+            ErrorCode::InvalidGrant => "invalid_grant",
             ErrorCode::InvalidScope => "invalid_scope",
             ErrorCode::InvalidTarget => "invalid_target",
             ErrorCode::ServerError => "server_error",
@@ -121,23 +115,9 @@ impl Parameters {
     }
 }
 
-/// Ids of assertions that have been used, until they have ended.
-#[derive(Default)]
-pub(super) struct SeenAssertions(BTreeMap<String, i64>);
-
-impl SeenAssertions {
-    /// Whether the id is new; remembers it.
-    fn first_use(&mut self, id: String, ends: i64, now: i64) -> bool {
-        if self.0.len() >= SEEN {
-            self.0.retain(|_, ends| *ends + LEEWAY > now);
-        }
-        self.0.len() < SEEN && self.0.insert(id, ends).is_none()
-    }
-}
-
 impl Server {
-    /// Answers a token request: the reply's JSON, or the error. The client is named with either, where known.
-    pub(super) fn token(
+    /// Answers a token request: the reply's JSON, or the error.
+    pub(super) async fn token(
         &self,
         authorization: Option<&str>,
         parameters: &Parameters,
@@ -154,9 +134,158 @@ impl Server {
                 "the client may not use this grant_type",
             ));
         }
-        let scopes = scopes(client, parameters.one("scope")?)?;
-        let audience = self.audience(client, parameters)?;
-        self.access_token(client, &client.id, &scopes, audience, now)
+        match grant {
+            Grant::ClientCredentials => {
+                let scopes = scopes(client, grant, parameters.one("scope")?)?;
+                let audiences = self.audiences(client, parameters)?;
+                self.access_token(client, &client.id, &scopes, &audiences, now)
+            }
+            Grant::AuthorizationCode => self.code(client, parameters, now).await,
+            Grant::RefreshToken => self.refresh(client, parameters, now).await,
+        }
+    }
+
+    /// RFC 6749 §4.1.3 with RFC 7636 §4.5.
+    async fn code(
+        &self,
+        client: &Client,
+        parameters: &Parameters,
+        now: Timestamp,
+    ) -> Result<Value, TokenError> {
+        let missing = TokenError::new(ErrorCode::InvalidRequest, "code is missing");
+        let code = parameters.one("code")?.ok_or(missing)?;
+        let (redirect, verifier) = (parameters.one("redirect_uri")?, parameters.one("code_verifier")?);
+        let fits = |asked: &Asked| {
+            let same_place = match redirect {
+                Some(redirect) => redirect == asked.redirect_uri,
+                None => !asked.redirect_uri_given,
+            };
+            let proven = match (&asked.challenge, verifier) {
+                (Some(challenge), Some(verifier)) => same(&hashed(verifier), challenge),
+                (None, None) => true,
+                _ => false,
+            };
+            asked.client == client.id && same_place && proven
+        };
+        let redeemed = self.grants().redeem(code, now.as_second(), fits);
+        let (nonce, allowed) = match redeemed {
+            Redeemed::Good { nonce, allowed } => (nonce, allowed),
+            Redeemed::Bad => return Err(invalid_grant()),
+            Redeemed::Again { family } => {
+                if let Some(family) = family {
+                    self.revoke(&family).await?;
+                }
+                return Err(invalid_grant());
+            }
+        };
+        let granted: Vec<&str> = allowed.scopes.iter().map(String::as_str).collect();
+        let mut reply = self.access_token(client, &allowed.user, &granted, &allowed.audiences, now)?;
+        if client.grants.contains(&Grant::RefreshToken) {
+            let lifetime = self.settings().refresh_token_lifetime();
+            let founded = self.grants().found_family(allowed.clone(), now.as_second(), lifetime);
+            let (token, family) = founded.ok_or_else(unable)?;
+            self.grants().gave(code, &family);
+            self.keep_family(&family).await.map_err(|_| unable())?;
+            self.forget_ended(now).await?;
+            put(&mut reply, "refresh_token", token);
+        }
+        self.id_token(&mut reply, client, &allowed, nonce.as_deref(), now)?;
+        Ok(reply)
+    }
+
+    /// RFC 6749 §6, with rotation.
+    async fn refresh(
+        &self,
+        client: &Client,
+        parameters: &Parameters,
+        now: Timestamp,
+    ) -> Result<Value, TokenError> {
+        let missing = TokenError::new(ErrorCode::InvalidRequest, "refresh_token is missing");
+        let token = parameters.one("refresh_token")?.ok_or(missing)?;
+        let asked = parameters.one("scope")?;
+        let lifetime = self.settings().refresh_token_lifetime();
+        let mut within = true;
+        let refreshed = self.grants().refresh(token, &client.id, now.as_second(), lifetime, |allowed| {
+            let mut asked = asked.unwrap_or_default().split(' ').filter(|scope| !scope.is_empty());
+            within = asked.all(|scope| allowed.scopes.iter().any(|known| known == scope));
+            within && self.settings().users.iter().any(|user| user.name == allowed.user)
+        });
+        let (allowed, token, family) = match refreshed {
+            Refreshed::Good { allowed, token, family } => (allowed, token, family),
+            Refreshed::Bad if !within => {
+                return Err(TokenError::new(
+                    ErrorCode::InvalidScope,
+                    "the scope goes beyond what was allowed",
+                ));
+            }
+            Refreshed::Bad => return Err(invalid_grant()),
+            Refreshed::Again { family } => {
+                self.revoke(&family).await?;
+                return Err(invalid_grant());
+            }
+        };
+        self.keep_family(&family).await.map_err(|_| unable())?;
+        // What the client may no longer have is left out, though it was allowed once.
+        let still = |scope: &&str| client.scopes.iter().any(|known| known == scope);
+        let granted: Vec<&str> = match asked {
+            Some(asked) => asked.split(' ').filter(|scope| !scope.is_empty()).filter(still).collect(),
+            None => allowed.scopes.iter().map(String::as_str).filter(still).collect(),
+        };
+        let mut reply = self.access_token(client, &allowed.user, &granted, &allowed.audiences, now)?;
+        put(&mut reply, "refresh_token", token);
+        self.id_token(&mut reply, client, &allowed, None, now)?;
+        Ok(reply)
+    }
+
+    /// A token was used twice: somebody copied it.
+    async fn revoke(&self, family: &str) -> Result<(), TokenError> {
+        self.grants().revoke(family);
+        self.keep_family(family).await.map_err(|_| unable())?;
+        if self.may_note() {
+            let event = NewEvent::new(Level::Warning, "auth.refused", "invalid_grant");
+            self.event(
+                event.detail("a code or refresh token was used a second time; what came of it is revoked"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes a few families that have ended off the disk.
+    async fn forget_ended(&self, now: Timestamp) -> Result<(), TokenError> {
+        let ended = self.grants().ended(now.as_second());
+        for family in ended {
+            self.keep_family(&family).await.map_err(|_| unable())?;
+        }
+        Ok(())
+    }
+
+    /// OpenID Connect Core §2: who signed in, for the client, where it asked for `openid`.
+    fn id_token(
+        &self,
+        reply: &mut Value,
+        client: &Client,
+        allowed: &Allowed,
+        nonce: Option<&str>,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        if !allowed.scopes.iter().any(|scope| scope == OPENID) {
+            return Ok(());
+        }
+        let now = now.as_second();
+        let mut claims = json!({
+            "iss": self.settings().issuer_text,
+            "sub": allowed.user,
+            "aud": client.id,
+            "iat": now,
+            "exp": now.saturating_add(self.settings().access_token_lifetime()),
+            "auth_time": allowed.signed_in,
+        });
+        if let Some(nonce) = nonce {
+            put(&mut claims, "nonce", nonce.to_owned());
+        }
+        let token = self.keys().signing().sign("JWT", &claims).map_err(|_| unable())?;
+        put(reply, "id_token", token);
+        Ok(())
     }
 
     /// The client that sent a request.
@@ -179,54 +308,24 @@ impl Server {
         }
     }
 
-    /// RFC 7523 §3: signed by the client's key, about itself, for us, not for long, and never seen before.
-    fn by_assertion<'a>(
+    /// The audiences that a request asks for, where the client may have them; else its default.
+    pub(super) fn audiences(
         &self,
-        clients: &'a [Client],
-        id: Option<&str>,
-        assertion: &str,
-        now: Timestamp,
-    ) -> Option<&'a Client> {
-        let says = PublicClaims::read(assertion)?;
-        let client = clients.iter().find(|client| client.id == says.issuer)?;
-        let claims = client.keys()?.claims(assertion)?;
-        let text = |name: &str| claims.get(name).and_then(Value::as_str);
-        let about_itself = text("iss") == Some(&client.id) && text("sub") == Some(&client.id);
-        let audiences = match claims.get("aud")? {
-            Value::String(one) => vec![one.as_str()],
-            Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
-            _ => return None,
-        };
-        let for_us = audiences.iter().any(|audience| self.is_named(audience));
-        let now = now.as_second();
-        let number = |name: &str| claims.get(name).and_then(Value::as_f64);
-        let ends = number("exp")? as i64;
-        let in_time = ends + LEEWAY > now
-            && ends - LEEWAY <= now + LONGEST_ASSERTION
-            && number("nbf").is_none_or(|nbf| nbf as i64 - LEEWAY <= now);
-        let fits = id.is_none_or(|id| id == client.id);
-        if !(about_itself && for_us && in_time && fits) {
-            return None;
-        }
-        let once = format!("{} {}", client.id, text("jti")?);
-        self.seen().first_use(once, ends, now).then_some(client)
-    }
-
-    fn audience(&self, client: &Client, parameters: &Parameters) -> Result<Value, TokenError> {
-        let asked: Vec<&str> = parameters.all("audience").chain(parameters.all("resource")).collect();
-        let refused =
-            |asked: &&str| !client.audiences.is_empty() && !client.audiences.iter().any(|a| a == asked);
-        if asked.iter().any(refused) {
+        client: &Client,
+        parameters: &Parameters,
+    ) -> Result<Vec<String>, TokenError> {
+        let asked: Vec<String> =
+            parameters.all("audience").chain(parameters.all("resource")).map(str::to_owned).collect();
+        if !client.audiences.is_empty() && asked.iter().any(|asked| !client.audiences.contains(asked)) {
             return Err(TokenError::new(
                 ErrorCode::InvalidTarget,
                 "the client may not ask for this audience",
             ));
         }
-        Ok(match asked.as_slice() {
-            [] => json!(client.audiences.first().unwrap_or(&self.settings().issuer_text)),
-            [one] => json!(one),
-            several => json!(several),
-        })
+        if asked.is_empty() {
+            return Ok(vec![client.audiences.first().unwrap_or(&self.settings().issuer_text).clone()]);
+        }
+        Ok(asked)
     }
 
     /// RFC 9068 §2.
@@ -235,13 +334,15 @@ impl Server {
         client: &Client,
         subject: &str,
         scopes: &[&str],
-        audience: Value,
+        audiences: &[String],
         now: Timestamp,
     ) -> Result<Value, TokenError> {
-        let unable = || TokenError::new(ErrorCode::ServerError, "the token could not be made");
-        let lifetime =
-            i64::try_from(self.settings().access_token_lifetime.get().as_secs()).unwrap_or(i64::MAX);
+        let lifetime = self.settings().access_token_lifetime();
         let now = now.as_second();
+        let audience = match audiences {
+            [one] => json!(one),
+            several => json!(several),
+        };
         let mut claims = json!({
             "iss": self.settings().issuer_text,
             "sub": subject,
@@ -254,37 +355,30 @@ impl Server {
         let mut reply = json!({ "access_token": "", "token_type": "Bearer", "expires_in": lifetime });
         if !scopes.is_empty() {
             for object in [&mut claims, &mut reply] {
-                object.as_object_mut().map(|object| object.insert("scope".into(), json!(scopes.join(" "))));
+                put(object, "scope", scopes.join(" "));
             }
         }
         let token = self.keys().signing().sign("at+jwt", &claims).map_err(|_| unable())?;
-        reply.as_object_mut().map(|object| object.insert("access_token".into(), Value::String(token)));
+        put(&mut reply, "access_token", token);
         Ok(reply)
     }
 }
 
-/// What an assertion says before anything of it is believed.
-struct PublicClaims {
-    issuer: String,
-}
-
-impl PublicClaims {
-    fn read(assertion: &str) -> Option<PublicClaims> {
-        let claims = assertion.split('.').nth(1).filter(|part| part.len() <= 16 * 1024)?;
-        let claims = URL_SAFE_NO_PAD.decode(claims).ok()?;
-        let claims = serde_json::from_slice::<Map<String, Value>>(&claims).ok()?;
-        Some(PublicClaims { issuer: claims.get("iss")?.as_str()?.to_owned() })
-    }
-}
-
-/// What is granted: what was asked for if the client may have all of it, or all that it may have.
-fn scopes<'a>(client: &'a Client, asked: Option<&'a str>) -> Result<Vec<&'a str>, TokenError> {
+/// What is granted: what was asked for if the client may have all of it, or all that it may have. An id token
+/// must be asked for.
+pub(super) fn scopes<'a>(
+    client: &'a Client,
+    grant: Grant,
+    asked: Option<&'a str>,
+) -> Result<Vec<&'a str>, TokenError> {
+    let own = || client.scopes.iter().map(String::as_str);
     let Some(asked) = asked else {
-        return Ok(client.scopes.iter().map(String::as_str).collect());
+        return Ok(own().filter(|scope| *scope != OPENID).collect());
     };
     let mut granted = Vec::new();
     for scope in asked.split(' ').filter(|scope| !scope.is_empty()) {
-        if !is_scope(scope) || !client.scopes.iter().any(|own| own == scope) {
+        let may = own().any(|own| own == scope) && !(scope == OPENID && grant == Grant::ClientCredentials);
+        if !is_scope(scope) || !may {
             return Err(TokenError::new(ErrorCode::InvalidScope, "the client may not have this scope"));
         }
         if !granted.contains(&scope) {
@@ -292,6 +386,20 @@ fn scopes<'a>(client: &'a Client, asked: Option<&'a str>) -> Result<Vec<&'a str>
         }
     }
     Ok(granted)
+}
+
+fn put(object: &mut Value, name: &str, text: String) {
+    if let Some(object) = object.as_object_mut() {
+        object.insert(name.to_owned(), Value::String(text));
+    }
+}
+
+fn unable() -> TokenError {
+    TokenError::new(ErrorCode::ServerError, "the token could not be made")
+}
+
+fn invalid_grant() -> TokenError {
+    TokenError::new(ErrorCode::InvalidGrant, "the code or refresh token is not valid for this request")
 }
 
 fn random_id() -> Option<String> {

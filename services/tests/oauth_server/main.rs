@@ -1,7 +1,9 @@
 //! The authorization server over real sockets: what it answers to clients that know nothing of it, and our own
 //! token manager and verifier against it.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
+
+mod code;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -455,8 +457,13 @@ jwks = "{}"
 secret = "x"
 grants = ["client_credential", "authorization_code"]
 scopes = ["results:wrote"]
+[services.auth.clients.d]
+secret = "x"
+grants = ["authorization_code"]
+redirect_uris = ["/callback", "http://app.example/", "https://app.example/#x", "http://localhost:1/cb"]
 [services.auth.users.ada]
-password = "x"
+[services.auth.users.bob]
+password_hash = "letmein"
 "#,
     );
     insta::assert_snapshot!(found.join("\n"), @r"
@@ -464,9 +471,13 @@ password = "x"
     12:25 S0502 access_token_lifetime must be at least one second
     14:1 S0501 client a needs secret or jwks
     15:1 S0502 client b has secret and jwks; give one of them
+    18:1 S0501 client c needs redirect_uris for grant authorization_code
     20:11 S0502 there is no grant client_credential
-    20:32 S0503 grant authorization_code is not available yet
     21:11 S0502 the server has no scope results:wrote
-    22:16 S0503 users sign in with grant authorization_code, which is not available yet
+    25:18 S0502 a redirect URI is absolute, such as https://app.example/callback
+    25:31 S0502 a redirect URI must be https; plain http is for loopback only
+    25:54 S0502 a redirect URI has no fragment (RFC 6749 §3.1.2)
+    26:1 S0501 user ada needs either password or password_hash
+    28:17 S0502 this is no password hash
     ");
 }
