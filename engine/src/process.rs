@@ -182,6 +182,12 @@ pub trait BusinessProcess: Send + Sync + fmt::Debug {
     /// Handles one step. Pure: the same job gives the same outcome. The engine calls it once per input,
     /// in queue order, and again with the same job after a crash before the commit.
     fn handle(&self, job: &Job) -> Done;
+
+    /// Whether it can go on with an instance of another definition; where not, a lane does.
+    fn knows(&self, definition: &Definition) -> bool {
+        let _ = definition;
+        true
+    }
 }
 
 /// Runs jobs of scripted processes on its own OS thread. Built by a [`LaneFactory`] on that thread.

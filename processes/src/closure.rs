@@ -24,7 +24,7 @@ use crate::transform::TransformDef;
 const FORMAT: u32 = 1;
 
 /// A definition as it is stored.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Closure {
     format: u32,
     /// What the process does.
@@ -50,7 +50,7 @@ pub(crate) struct Closure {
 }
 
 /// What kind of process it is.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Process {
     Router(Rules),

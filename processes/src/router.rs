@@ -494,6 +494,10 @@ impl BusinessProcess for InlineRouter {
             Input::Response { .. } | Input::Timer { .. } => resume(job),
         }
     }
+
+    fn knows(&self, definition: &Definition) -> bool {
+        definition.hash == self.hash || read(definition).is_ok()
+    }
 }
 
 fn read(definition: &Definition) -> Result<Routes, String> {

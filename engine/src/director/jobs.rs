@@ -67,7 +67,7 @@ impl Driver {
         })
     }
 
-    fn definition_of(&mut self, hash: &str) -> Result<Arc<Definition>, Fault> {
+    pub(super) fn definition_of(&mut self, hash: &str) -> Result<Arc<Definition>, Fault> {
         if self.definition().hash == hash {
             return Ok(self.definition().clone());
         }

@@ -29,7 +29,7 @@ use crate::event::{Level, NewEvent};
 use crate::header::{Header, ReplyTo, Status};
 use crate::host::{Keep, KeepFamily};
 use crate::id::{ItemName, MessageId};
-use crate::process::Definition;
+use crate::process::{BusinessProcess, Definition};
 use crate::registry::ProcessHost;
 use crate::store::{self, Class, Delivery, Lease, StoreFailed, Unavailable};
 
@@ -173,16 +173,28 @@ impl Driver {
                 continue;
             }
             let ended = match self.host.clone() {
-                ProcessHost::Inline(process, _) => {
+                ProcessHost::Inline(process, _) if self.all_known(&*process, &batch) => {
                     self.run_batch(batch, |job| catch_unwind(AssertUnwindSafe(|| process.handle(job))).ok())
                         .await
                 }
-                ProcessHost::Lane(_) => self.run_on_lane(batch).await,
+                ProcessHost::Inline(..) | ProcessHost::Lane(_) => self.run_on_lane(batch).await,
             };
             if let Err(end) = ended {
                 return end;
             }
         }
+    }
+
+    /// Whether the host can go on with all of these. An instance of another definition may need the script
+    /// engine though this host does not (P12: a flow that has become a router meanwhile).
+    fn all_known(&mut self, process: &dyn BusinessProcess, batch: &[Work]) -> bool {
+        batch.iter().all(|work| {
+            let Some(known) = self.instances.get(&work.instance()) else { return true };
+            let hash = known.waiting.definition.clone();
+            // Where it is lost, the job says so.
+            hash == self.definition().hash
+                || self.definition_of(&hash).is_ok_and(|definition| process.knows(&definition))
+        })
     }
 
     /// Instances that waited when the engine or the item stopped go on where they were.

@@ -105,7 +105,7 @@ pub(crate) enum Answer {
 }
 
 /// An instance on disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Stored {
     /// Always 1.
     pub(crate) format: u32,

@@ -45,7 +45,6 @@ pub(crate) struct Limits {
 }
 
 /// What the native functions in a context see of the job being run.
-#[derive(Debug)]
 pub(crate) struct JobScope {
     /// Milliseconds since 1970.
     pub(crate) now: Timestamp,
@@ -64,7 +63,6 @@ pub(crate) struct JobScope {
 }
 
 /// Shared by the engine and the native functions of its contexts.
-#[derive(Debug)]
 pub(crate) struct Shared {
     deadline: Cell<Option<Instant>>,
     tripped: Cell<bool>,

@@ -80,7 +80,7 @@ impl Raised {
 }
 
 /// What a script threw, read out of JavaScript.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Thrown {
     /// A thrown string, or the `name` of a thrown object.
     pub(crate) name: Option<String>,
@@ -91,7 +91,7 @@ pub(crate) struct Thrown {
 }
 
 /// Why a script gave no value.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Stopped {
     /// It threw.
     Thrown(Thrown),

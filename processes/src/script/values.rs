@@ -29,7 +29,7 @@ pub(crate) struct Keeper {
 }
 
 /// A message on disk.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct StoredMessage {
     raw: String,
     charset: String,

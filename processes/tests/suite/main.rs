@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test helper cannot do fails the test")]
 
 mod check;
+mod fixtures;
 mod flow;
 mod router;
 mod scripts;

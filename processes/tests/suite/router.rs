@@ -175,3 +175,12 @@ fn a_condition_that_throws_fails_the_message_with_its_place() {
     let rules = rule("name = \"r\"\nif = \"request.nothing.here\"\nsend = \"vendor\"");
     insta::assert_snapshot!(router(&rules).hl7(ORU), @r#"fail [script] script: p rule "r", if, line 1, column 1: TypeError | cannot read property 'here' of undefined"#);
 }
+
+#[test]
+fn an_inline_router_leaves_the_instances_of_a_flow_to_a_lane() {
+    let inline = router(&rule("when = {}\nsend = \"archive\""));
+    let other = router(&rule("when = {}\nsend = \"vendor\""));
+    let flow = Bench::new("[processes.p]\ntype = \"flow\"\nsteps = [ { delay = \"1s\" } ]\n");
+    assert!(inline.knows(&inline.definition()) && inline.knows(&other.definition()));
+    assert!(!inline.knows(&flow.definition()));
+}

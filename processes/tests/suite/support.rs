@@ -165,6 +165,14 @@ impl Bench {
         matches!(self.host, ProcessHost::Inline(..))
     }
 
+    /// Whether an inline host can go on with an instance of another definition.
+    pub(crate) fn knows(&self, definition: &Definition) -> bool {
+        match &self.host {
+            ProcessHost::Inline(process, _) => process.knows(definition),
+            ProcessHost::Lane(_) => true,
+        }
+    }
+
     pub(crate) fn definition(&self) -> Arc<Definition> {
         match &self.host {
             ProcessHost::Inline(_, definition) | ProcessHost::Lane(definition) => definition.clone(),
