@@ -10,6 +10,7 @@ use serde_json::Value as Json;
 use crate::config::build::{Problem, did_you_mean};
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Entry, Node, Span, Value};
+use crate::config::resolve::DATA_TABLES;
 use crate::config::source::{Source, Sources};
 use crate::config::units::{check_format, format_name};
 
@@ -138,8 +139,9 @@ impl Walk<'_> {
                 }
                 continue;
             }
-            if properties.contains_key(&entry.key) {
+            if let Some(property) = properties.get(&entry.key) {
                 self.inline_secret(entry, schema, problems);
+                self.named_x(entry, property, problems);
             }
             let pruned = match found {
                 // In a table whose keys are data a note of the user's own is told by its value, which does not fit.
@@ -176,6 +178,21 @@ impl Walk<'_> {
             let suggestion = Some("write ${env:NAME} or ${file:path}".to_owned());
             let severity = Severity::Warning;
             problems.push(Problem { severity, code: "S0601", span: entry.key_span, text, suggestion });
+        }
+    }
+
+    /// Headers and parameters often begin with `x-`: there a wrong value is a mistake, not a note.
+    fn named_x(&self, entry: &Entry, property: &Json, problems: &mut Vec<Problem>) {
+        if !DATA_TABLES.contains(&entry.key.as_str()) {
+            return;
+        }
+        for variant in variants(self.root, property) {
+            let Some(values) = variant.get("additionalProperties").filter(|values| values.is_object()) else {
+                continue;
+            };
+            for inner in entry.node.entries().iter().filter(|inner| inner.key.starts_with("x-")) {
+                self.node(&inner.node, values, false, problems);
+            }
         }
     }
 

@@ -336,6 +336,7 @@ fn annotations_are_ignored_where_keys_are_settings_and_kept_where_they_are_data(
         [operations.api]\ntype = 'rest'\nurl = 'https://x'\nheaders = { x-api-key = 'k' }\n\
         [messages.M]\nx-ray = 'string'\n";
     assert_eq!(problems(text), "");
+    insta::assert_snapshot!(problems(&text.replace("x-api-key = 'k'", "x-api-key = 5")), @"21:25: error S0104: expected a string, found a whole number");
     assert!(plan(text).types.get("M").unwrap().fields.iter().any(|(name, _)| name == "x-ray"));
 }
 
@@ -489,6 +490,15 @@ fn included_files_are_merged_and_their_paths_are_relative_to_them() {
     let again = again.plan.unwrap();
     assert_eq!(again.version, plan.version);
     assert_eq!(again.item(&"in".into()).unwrap().fingerprint, plan.item(&"in".into()).unwrap().fingerprint);
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_no_crash() {
+    for (open, close) in [("[", "]"), ("{ a = ", " }")] {
+        let text = format!("a = {}1{}", open.repeat(20_000), close.repeat(20_000));
+        assert!(problems(&text).contains("S0002"));
+    }
+    assert!(!problems(&format!("[{}]\n", vec!["a"; 20_000].join("."))).is_empty());
 }
 
 #[test]
