@@ -49,6 +49,7 @@ impl<'a> Alert<'a> {
 impl Draft<'_> {
     /// Raises an alert with this transaction.
     pub(super) fn alert(&mut self, alert: Alert<'_>) {
+        tracing::warn!(item = alert.item.map(ItemName::as_str), kind = alert.kind, "{}", alert.text);
         let mut event = NewEvent::new(alert.level, "alert", alert.text.clone());
         event.item = alert.item.cloned();
         (event.session, event.message_id) = alert.about.unzip();
@@ -102,7 +103,6 @@ impl Core {
     /// Raises an alert, with events that belong to it, in a transaction of its own. A store that takes
     /// nothing takes no alert either; the log line is all that is left then.
     pub(super) async fn raise(&self, alert: Alert<'_>, events: Vec<NewEvent>) {
-        tracing::warn!(item = alert.item.map(ItemName::as_str), kind = alert.kind, "{}", alert.text);
         let mut draft = Draft::new(self);
         for event in events {
             draft.event(event);

@@ -32,6 +32,7 @@ pub(super) struct Meters {
     pub(super) retries: Counter,
     pub(super) suspended: Counter,
     pub(super) unordered: Counter,
+    pub(super) unmatched: Counter,
 }
 
 impl Meters {
@@ -44,6 +45,7 @@ impl Meters {
             retries: counter("septet_messages_retried_total"),
             suspended: counter("septet_messages_suspended_total"),
             unordered: counter("septet_messages_without_order_key_total"),
+            unmatched: counter("septet_messages_unmatched_total"),
         }
     }
 }

@@ -23,13 +23,6 @@ use crate::store::Store;
 
 /// How long items that have reached the deadline may take to be dropped.
 const GRACE: Duration = Duration::from_secs(2);
-/// Key of the plan that ran last.
-const LAST: &str = "last";
-
-/// The files of the production that ran last on this store (relative name, text).
-pub fn last_good(store: &Store) -> Option<Vec<(String, String)>> {
-    serde_json::from_slice(&store.get(KeepFamily::Plan, LAST)?).ok()
-}
 
 /// A running production. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -75,26 +68,10 @@ impl Engine {
         let directory = engine.0.core.directory();
         let routed = plan.items.iter().filter_map(|item| directory.get(item.name.as_str()).cloned());
         engine.spawn(&routed.collect::<Vec<_>>(), HashMap::new()).await;
-        engine.keep_plan(&plan).await?;
         let (core, started, stop) = (engine.0.core.clone(), engine.0.started, engine.0.watching.clone());
         tokio::spawn(async move { watch::watch(&core, started, stop).await });
         engine.0.state.send_replace(ProductionState::Running);
         Ok(engine)
-    }
-
-    /// Remembers the plan that runs, for [`last_good`].
-    pub(super) async fn keep_plan(&self, plan: &Plan) -> Result<(), StartError> {
-        let sources = serde_json::to_vec(&*plan.sources).expect("pairs of texts are always JSON");
-        let store = &self.0.core.store;
-        if store.get(KeepFamily::Plan, LAST).as_deref() == Some(&sources) {
-            return Ok(());
-        }
-        let kept = store.put(KeepFamily::Plan, LAST, Some(sources.into())).await;
-        // A full disk is no reason not to run what is right.
-        if let Err(failed) = kept {
-            tracing::warn!(error = %failed, "the plan could not be kept for --last-good");
-        }
-        Ok(())
     }
 
     /// Stops accepting, finishes work in flight (at most `deadline`), syncs. Queues stay on disk.
@@ -182,11 +159,6 @@ impl Engine {
             })
         };
         plan.items.iter().filter_map(|item| view(&item.name)).collect()
-    }
-
-    /// Sets the gauges of `/metrics` to what is so now.
-    pub fn update_gauges(&self) {
-        watch::gauges(&self.0.core);
     }
 
     pub(super) fn all(&self) -> Vec<Item> {

@@ -13,7 +13,7 @@ use crate::process::LaneFactory;
 use crate::store::{ItemCounts, Store};
 use crate::token::SharedTokens;
 
-pub use engine::{Engine, last_good};
+pub use engine::Engine;
 
 mod alerts;
 mod control;

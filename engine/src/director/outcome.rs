@@ -47,7 +47,11 @@ pub(super) async fn commit(
         if let Work::Response(delivery, ..) = &work {
             draft.finish(delivery.lease, Status::Completed);
         }
+        let waits_for_nothing = subject.waiting.calls.is_empty() && subject.waiting.timers.is_empty();
         let next = match next {
+            Ok(()) if matches!(done.next, Next::Wait { .. }) && waits_for_nothing => {
+                Next::Fail(Fault::new("script", "waits", "the process waits, and there is nothing to wait for"))
+            }
             Ok(()) => done.next.clone(),
             Err(fault) => Next::Fail(fault),
         };
@@ -147,6 +151,9 @@ fn effects(
                 {
                     let to = Status::Discarded;
                     draft.transition(Transition::new(request, Guard::Status(status), to));
+                    let text = "no longer wanted by its caller; it is not sent";
+                    let event = NewEvent::new(Level::Info, "message.discarded", text).item(source);
+                    draft.event(event.message(session, request));
                 }
             }
             Effect::Timer { timer, at } => {
@@ -166,7 +173,12 @@ fn effects(
                 alert.detail = Some(filled.clone());
                 draft.alert(alert.message(&subject.request));
             }
-            Effect::Event(event) => draft.event(event.clone().item(source).message(session, id)),
+            Effect::Event(event) => {
+                if event.kind == "message.unmatched" {
+                    driver.routed.meters.unmatched.increment(1);
+                }
+                draft.event(event.clone().item(source).message(session, id));
+            }
         }
     }
     Ok(())

@@ -84,7 +84,6 @@ impl Engine {
         let found = orphans::find(&core.store, &plan);
         orphans::resolve(core, &found, &orphans).await?;
         self.spawn(&coming, prepared).await;
-        self.keep_plan(&plan).await?;
         let text = format!("reloaded: {} items stopped, {} started", going.len(), coming.len());
         core.store.log(NewEvent::new(Level::Info, "production.reloaded", text));
         Ok(())

@@ -1,5 +1,5 @@
-//! Looks at every item from time to time: gauges for `/metrics`, and the alerts that an item's own settings
-//! ask for (`alert = { queue_age, queue_depth, inactive, during }`), one per change of state.
+//! Looks at every item from time to time, for the alerts that an item's own settings ask for
+//! (`alert = { queue_age, queue_depth, inactive, during }`), one per change of state.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -34,7 +34,6 @@ pub(super) async fn watch(core: &Core, started: Timestamp, stop: CancellationTok
             () = stop.cancelled() => return,
             () = clock.sleep(TICK) => {}
         }
-        gauges(core);
         let directory = core.directory();
         let now = clock.now();
         let oldest: HashMap<ItemName, Timestamp> = match directory.plan.items.iter().any(|item| asks(item)) {
@@ -97,20 +96,4 @@ fn judge(item: &ItemPlan, seen: &Seen, within: bool) -> Vec<(&'static str, bool,
         judged.push(("inactive", over(limit, seen.quiet), text));
     }
     judged
-}
-
-/// Sets the gauges to what is so now.
-pub(super) fn gauges(core: &Core) {
-    let directory = core.directory();
-    for item in &directory.plan.items {
-        let counts = core.store.counts(&item.name);
-        let labels =
-            [("production", directory.plan.production.name.clone()), ("item", item.name.as_str().to_owned())];
-        // Exact below 2^53, which no queue reaches.
-        #[expect(clippy::cast_precision_loss, reason = "exact below 2^53")]
-        let float = |count: u64| count as f64;
-        metrics::gauge!("septet_queue_depth", &labels).set(float(counts.queued));
-        metrics::gauge!("septet_in_flight", &labels).set(float(counts.in_flight));
-        metrics::gauge!("septet_suspended", &labels).set(float(counts.suspended));
-    }
 }
