@@ -48,13 +48,14 @@ pub(super) async fn commit(
             draft.finish(delivery.lease, Status::Completed);
         }
         let waits_for_nothing = subject.waiting.calls.is_empty() && subject.waiting.timers.is_empty();
-        let next = match next {
-            Ok(()) if matches!(done.next, Next::Wait { .. }) && waits_for_nothing => {
-                Next::Fail(Fault::new("script", "waits", "the process waits, and there is nothing to wait for"))
-            }
-            Ok(()) => done.next.clone(),
-            Err(fault) => Next::Fail(fault),
-        };
+        let next =
+            match next {
+                Ok(()) if matches!(done.next, Next::Wait { .. }) && waits_for_nothing => Next::Fail(
+                    Fault::new("script", "waits", "the process waits, and there is nothing to wait for"),
+                ),
+                Ok(()) => done.next.clone(),
+                Err(fault) => Next::Fail(fault),
+            };
         close(driver, &mut draft, &mut subject, &next);
         if let Some(state) = &done.state {
             draft.bytes += state.len() as u64;
