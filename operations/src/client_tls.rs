@@ -1,9 +1,11 @@
 //! The `tls` table of clients (CONTRACT §2.6): trusted authorities, a client certificate, another name to
 //! verify, or exactly one certificate to accept. Verification cannot be switched off: a pin replaces the
-//! chain and the name by something stricter, and the handshake's signature is verified in every case.
+//! chain and the name by something stricter, and the handshake's signature is verified in every case. The
+//! files are read again when they change ([`Stamp`]).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use aws_lc_rs::digest;
 use reqwest::{Certificate, ClientBuilder, Identity};
@@ -38,6 +40,22 @@ pub(crate) fn apply(builder: ClientBuilder, tls: &ClientTls) -> Result<ClientBui
         builder = builder.identity(identity);
     }
     Ok(builder)
+}
+
+/// Time and size of each file of a `tls` table: differs once a file was written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stamp(Vec<Option<(SystemTime, u64)>>);
+
+impl Stamp {
+    /// As the files are now.
+    pub(crate) fn of(tls: Option<&ClientTls>) -> Stamp {
+        let of = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        };
+        let files = tls.into_iter().flat_map(|tls| [&tls.ca, &tls.cert, &tls.key].into_iter().flatten());
+        Stamp(files.map(of).collect())
+    }
 }
 
 /// The digest that `sha256:…` names.

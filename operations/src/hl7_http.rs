@@ -34,7 +34,7 @@ use url::Url;
 
 use crate::hl7_mllp::{MatchAck, judge};
 use crate::http_client::{
-    OauthUse, Peer, Reply, check_clear_text, check_idempotency_header, check_tls, check_url, client,
+    OauthUse, Peer, PeerPlan, Reply, check_clear_text, check_idempotency_header, check_tls, check_url,
     peer_name,
 };
 use crate::http_template::{Known, check_headers, check_template, fill_headers, is_credential, unsuitable};
@@ -116,13 +116,15 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let oauth: Vec<String> = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
     let plan = Plan {
         url: template?,
-        peer: peer_name(&url),
+        peer: PeerPlan {
+            name: peer_name(&url),
+            oauth: settings.oauth,
+            tls: settings.tls,
+            idempotency_header: idempotency_header?,
+        },
         content_type: content_type?,
         headers: headers?,
         match_ack: settings.match_ack,
-        oauth: settings.oauth,
-        tls: settings.tls,
-        idempotency_header: idempotency_header?,
     };
     let facts = Facts { oauth, replies: Some(Family::Hl7), answers: true, ..Facts::default() };
     let factory = Factory::Operation(Arc::new(Hl7HttpFactory(Arc::new(plan))));
@@ -133,21 +135,17 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
 
 struct Plan {
     url: Template,
-    /// `host:port`, for texts.
-    peer: String,
+    peer: PeerPlan,
     content_type: HeaderValue,
     headers: Vec<(HeaderName, Template)>,
     match_ack: MatchAck,
-    oauth: Option<OauthUse>,
-    tls: Option<ClientTls>,
-    idempotency_header: HeaderName,
 }
 
 struct Hl7HttpFactory(Arc<Plan>);
 
 impl fmt::Debug for Hl7HttpFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hl7Http({})", self.0.peer)
+        write!(f, "Hl7Http({})", self.0.peer.name)
     }
 }
 
@@ -166,19 +164,12 @@ struct Hl7HttpOperation {
 #[async_trait]
 impl BusinessOperation for Hl7HttpOperation {
     async fn start(&mut self) -> Result<(), HostFault> {
-        self.peer = Some(Peer {
-            client: client(self.plan.tls.as_ref())?,
-            name: self.plan.peer.clone(),
-            oauth: self.plan.oauth.clone(),
-            idempotency_header: self.plan.idempotency_header.clone(),
-        });
+        self.peer = Some(Peer::new(&self.plan.peer)?);
         Ok(())
     }
 
     async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
-        let peer = self.peer.as_ref();
-        let peer =
-            peer.ok_or_else(|| OperationError::fault("start", "the operation has not been started"))?;
+        let peer = Peer::ready(&mut self.peer, cx)?;
         let not_hl7 =
             || OperationError::message("hl7", "the message is not HL7, which is all that is sent here");
         let message = cx.body.as_hl7().ok_or_else(not_hl7)?;
@@ -204,7 +195,7 @@ fn request(
     let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
     let mut url = Url::parse(&text)
         .map_err(|_| OperationError::message("template", "the message makes no valid URL"))?;
-    let in_query = plan.oauth.as_ref().is_some_and(|oauth| oauth.placement == Placement::Query);
+    let in_query = plan.peer.oauth.as_ref().is_some_and(|oauth| oauth.placement == Placement::Query);
     if let Some(token) = token.filter(|_| in_query) {
         url.query_pairs_mut().append_pair("access_token", &token.secret);
     }
@@ -280,6 +271,11 @@ mod tests {
         format!("MSH|^~\\&|C|D|A|B|20260101||ACK|9|P|2.5\rMSA|{code}|{id}|Jane Doe\r")
     }
 
+    fn peer(name: &str) -> PeerPlan {
+        let idempotency_header = "idempotency-key".parse().unwrap();
+        PeerPlan { name: name.into(), oauth: None, tls: None, idempotency_header }
+    }
+
     struct Sent {
         result: Result<Outcome, OperationError>,
         seen: Vec<(String, HeaderMap, String)>,
@@ -309,13 +305,10 @@ mod tests {
         tokio::spawn(async move { axum::serve(listener, router).await });
         let plan = Plan {
             url: Template::parse(&url).unwrap(),
-            peer: "partner.example:443".into(),
+            peer: peer("partner.example:443"),
             content_type: HeaderValue::from_static("x-application/hl7-v2+er7"),
             headers: vec![("x-type".parse().unwrap(), Template::parse("{MSH-9.2}").unwrap())],
             match_ack: MatchAck::ControlId,
-            oauth: None,
-            tls: None,
-            idempotency_header: "idempotency-key".parse().unwrap(),
         };
         let mut operation = Hl7HttpOperation { plan: Arc::new(plan), peer: None };
         operation.start().await.unwrap();
@@ -382,13 +375,10 @@ mod tests {
     async fn what_is_not_hl7_is_the_messages_own_fault() {
         let plan = Plan {
             url: Template::parse("http://127.0.0.1:9/").unwrap(),
-            peer: "x".into(),
+            peer: peer("x"),
             content_type: HeaderValue::from_static(HL7),
             headers: Vec::new(),
             match_ack: MatchAck::ControlId,
-            oauth: None,
-            tls: None,
-            idempotency_header: "idempotency-key".parse().unwrap(),
         };
         let mut operation = Hl7HttpOperation { plan: Arc::new(plan), peer: None };
         operation.start().await.unwrap();

@@ -19,13 +19,14 @@ use reqwest::{Client, Request, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ClientTls;
+use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{HostFault, OperationContext, OperationError};
 use septet_engine::token::{AccessToken, Placement};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
-use crate::client_tls;
+use crate::client_tls::{self, Stamp};
 
 /// The largest reply that is read.
 pub(crate) const MAX_REPLY: usize = 64 << 20;
@@ -185,7 +186,7 @@ fn is_loopback(url: &Url) -> bool {
 // === The client ===
 
 /// A client with the trust that `tls` describes. Fails where a file is missing or broken.
-pub(crate) fn client(tls: Option<&ClientTls>) -> Result<Client, HostFault> {
+fn client(tls: Option<&ClientTls>) -> Result<Client, HostFault> {
     let builder = Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
@@ -206,10 +207,22 @@ pub(crate) fn client(tls: Option<&ClientTls>) -> Result<Client, HostFault> {
 
 /// One operation's way to its peer.
 pub(crate) struct Peer {
-    pub(crate) client: Client,
+    client: Client,
+    /// The files that `client` was made from.
+    stamp: Stamp,
+    tls: Option<ClientTls>,
+    /// `host:port`, for texts.
+    pub(crate) name: String,
+    oauth: Option<OauthUse>,
+    idempotency_header: HeaderName,
+}
+
+/// What a [`Peer`] is made from.
+pub(crate) struct PeerPlan {
     /// `host:port`, for texts.
     pub(crate) name: String,
     pub(crate) oauth: Option<OauthUse>,
+    pub(crate) tls: Option<ClientTls>,
     pub(crate) idempotency_header: HeaderName,
 }
 
@@ -226,6 +239,43 @@ pub(crate) struct Reply {
 pub(crate) struct Secrets(Vec<Zeroizing<String>>);
 
 impl Peer {
+    /// Fails where a file of the TLS settings is missing or broken.
+    pub(crate) fn new(plan: &PeerPlan) -> Result<Peer, HostFault> {
+        Ok(Peer {
+            stamp: Stamp::of(plan.tls.as_ref()),
+            client: client(plan.tls.as_ref())?,
+            tls: plan.tls.clone(),
+            name: plan.name.clone(),
+            oauth: plan.oauth.clone(),
+            idempotency_header: plan.idempotency_header.clone(),
+        })
+    }
+
+    /// The peer of an operation that was started, with certificates as they are now.
+    pub(crate) fn ready<'a>(
+        peer: &'a mut Option<Peer>,
+        cx: &OperationContext,
+    ) -> Result<&'a Peer, OperationError> {
+        let started = peer.as_mut();
+        let peer =
+            started.ok_or_else(|| OperationError::fault("start", "the operation has not been started"))?;
+        peer.refresh(cx);
+        Ok(peer)
+    }
+
+    /// Takes up certificates that have changed; goes on with the old ones where the new cannot be used.
+    fn refresh(&mut self, cx: &OperationContext) {
+        let now = Stamp::of(self.tls.as_ref());
+        if now == self.stamp {
+            return;
+        }
+        self.stamp = now;
+        match client(self.tls.as_ref()) {
+            Ok(client) => self.client = client,
+            Err(fault) => cx.event(NewEvent::new(Level::Error, "item.error", fault.to_string())),
+        }
+    }
+
     /// Sends the request that `make` makes and reads the reply. With an OAuth client `make` is given a
     /// token; a 401 with it drops the token, fetches once and sends once more, all in one attempt.
     pub(crate) async fn exchange<M>(&self, cx: &OperationContext, make: M) -> Result<Reply, OperationError>

@@ -46,7 +46,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::problem::problem;
-use septet_engine::server_tls;
+use septet_engine::server_tls::Reloading;
 
 /// How long the headers of a request may take, and how long a connection may be idle between requests.
 const HEADERS: Duration = Duration::from_secs(30);
@@ -90,7 +90,7 @@ struct Listener {
 
 /// What connections know of their listener.
 struct Shared {
-    tls: Option<(ServerTls, TlsAcceptor)>,
+    tls: Option<(ServerTls, Reloading)>,
     routes: Mutex<BTreeMap<String, Route>>,
     connections: TaskTracker,
     max_connections: AtomicU32,
@@ -173,7 +173,7 @@ fn find(address: SocketAddr) -> Option<Arc<Listener>> {
 
 fn open(address: SocketAddr, tls: Option<&ServerTls>) -> Result<Arc<Listener>, HostFault> {
     let tls = match tls {
-        Some(settings) => Some((settings.clone(), server_tls::acceptor(settings)?)),
+        Some(settings) => Some((settings.clone(), Reloading::new(settings.clone())?)),
         None => None,
     };
     let socket = match listen(address) {
@@ -242,12 +242,10 @@ impl Lease {
                     let limit = shared.max_connections.load(Ordering::Relaxed);
                     if shared.connections.len() < limit as usize {
                         full = false;
-                        shared.connections.spawn(connection(
-                            stream,
-                            peer,
-                            shared.clone(),
-                            cx.runtime.clock.clone(),
-                        ));
+                        let acceptor = shared.acceptor(cx);
+                        let task =
+                            connection(stream, peer, acceptor, shared.clone(), cx.runtime.clock.clone());
+                        shared.connections.spawn(task);
                     } else if !std::mem::replace(&mut full, true) {
                         let text =
                             format!("more than max_connections ({limit}) connections: new ones are closed");
@@ -316,6 +314,17 @@ impl Shared {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For the next connection of a TLS listener. Certificates that have changed and cannot be used are an
+    /// event, and the ones from before go on.
+    fn acceptor(&self, cx: &ServiceContext) -> Option<TlsAcceptor> {
+        let (_, reloading) = self.tls.as_ref()?;
+        let (acceptor, fault) = reloading.acceptor();
+        if let Some(fault) = fault {
+            cx.event(NewEvent::new(Level::Error, "item.error", fault.to_string()));
+        }
+        Some(acceptor)
+    }
+
     /// Who serves `path`; `None` within where its service does not run.
     fn route(&self, path: &str) -> Option<Option<Served>> {
         let routes = self.routes();
@@ -328,9 +337,15 @@ impl Shared {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, clock: SharedClock) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    clock: SharedClock,
+) {
     let _ = stream.set_nodelay(true);
-    let Some((_, acceptor)) = &shared.tls else {
+    let Some(acceptor) = acceptor else {
         return requests(stream, peer, &shared).await;
     };
     let shaken = tokio::select! {

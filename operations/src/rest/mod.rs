@@ -33,7 +33,7 @@ use septet_engine::token::Placement;
 use serde::Deserialize;
 
 use crate::http_client::{
-    OauthUse, Peer, check_clear_text, check_idempotency_header, check_tls, check_url, client, peer_name,
+    OauthUse, Peer, PeerPlan, check_clear_text, check_idempotency_header, check_tls, check_url, peer_name,
 };
 use crate::http_template::{Known, check_headers, check_template, is_credential};
 use crate::template::Template;
@@ -154,13 +154,13 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         return None;
     }
     let oauth = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
-    let rest = Rest {
-        requests,
-        peer: peer_name(&url),
+    let peer = PeerPlan {
+        name: peer_name(&url),
         oauth: settings.oauth,
         tls: settings.tls,
         idempotency_header: header?,
     };
+    let rest = Rest { requests, peer };
     let facts = Facts { oauth, replies: Some(Family::Http), answers: true, ..Facts::default() };
     Some(Built { factory: Factory::Operation(Arc::new(RestFactory(Arc::new(rest)))), facts })
 }
@@ -255,17 +255,14 @@ fn has_secret(build: &Build<'_>, name: &str, request: &RequestSettings) -> bool 
 
 struct Rest {
     requests: BTreeMap<String, RequestPlan>,
-    peer: String,
-    oauth: Option<OauthUse>,
-    tls: Option<ClientTls>,
-    idempotency_header: HeaderName,
+    peer: PeerPlan,
 }
 
 struct RestFactory(Arc<Rest>);
 
 impl fmt::Debug for RestFactory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rest({})", self.0.peer)
+        write!(f, "Rest({})", self.0.peer.name)
     }
 }
 
@@ -284,20 +281,12 @@ struct RestOperation {
 #[async_trait]
 impl BusinessOperation for RestOperation {
     async fn start(&mut self) -> Result<(), HostFault> {
-        let rest = &self.rest;
-        self.peer = Some(Peer {
-            client: client(rest.tls.as_ref())?,
-            name: rest.peer.clone(),
-            oauth: rest.oauth.clone(),
-            idempotency_header: rest.idempotency_header.clone(),
-        });
+        self.peer = Some(Peer::new(&self.rest.peer)?);
         Ok(())
     }
 
     async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
-        let peer = self.peer.as_ref();
-        let peer =
-            peer.ok_or_else(|| OperationError::fault("start", "the operation has not been started"))?;
+        let peer = Peer::ready(&mut self.peer, cx)?;
         let type_name = cx.body.type_name();
         let plan = self.rest.requests.get(type_name).ok_or_else(|| {
             OperationError::message(

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::{BodyKind, RequestPlan, Rest, RestOperation};
-use crate::http_client::OauthUse;
+use crate::http_client::{OauthUse, PeerPlan};
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, hl7, runtime};
 
@@ -152,10 +152,12 @@ impl Setup {
         let oauth = self.placement.map(|placement| OauthUse { client: "vendor".into(), placement });
         let rest = Rest {
             requests: [(type_name.to_owned(), plan)].into(),
-            peer: "vendor.example:443".into(),
-            oauth,
-            tls: self.tls.clone(),
-            idempotency_header: "idempotency-key".parse().unwrap(),
+            peer: PeerPlan {
+                name: "vendor.example:443".into(),
+                oauth,
+                tls: self.tls.clone(),
+                idempotency_header: "idempotency-key".parse().unwrap(),
+            },
         };
         let mut operation = RestOperation { rest: Arc::new(rest), peer: None };
         operation.start().await.unwrap();
@@ -629,6 +631,24 @@ async fn a_pin_accepts_exactly_one_certificate() {
     let pin = || ClientTls { pin: Some(format!("sha256:{hex}")), ..ClientTls::default() };
     assert_eq!(over_tls(&secure_vendor("renamed", false).await, pin()).await, "200");
     assert_eq!(over_tls(&secure_vendor("server", false).await, pin()).await, "tls");
+}
+
+#[tokio::test]
+async fn trust_that_changes_on_disk_is_taken_up_between_messages() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    std::fs::copy(pem("client.pem"), &ca).unwrap();
+    let url = secure_vendor("server", false).await;
+    let runtime = engine(Tokens::default());
+    let tls = Some(ClientTls { ca: Some(ca.clone()), ..ClientTls::default() });
+    let mut operation = Setup { tls, ..PLAIN }.operation("Submit", &url).await;
+    let cx = delivery(1, submit(&runtime, json!({ "accession": "A1" })), &runtime);
+    assert_eq!(operation.on_message(&cx).await.unwrap_err().fault.code, "tls");
+    std::fs::copy(pem("ca.pem"), &ca).unwrap();
+    let taken_up = operation.on_message(&cx).await;
+    assert!(taken_up.is_ok(), "{taken_up:?}");
+    std::fs::write(&ca, "broken").unwrap();
+    assert!(operation.on_message(&cx).await.is_ok(), "what cannot be used changes nothing");
 }
 
 #[tokio::test]

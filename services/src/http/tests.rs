@@ -504,6 +504,29 @@ async fn a_listener_with_tls_may_ask_for_client_certificates() {
 }
 
 #[tokio::test]
+async fn a_listener_takes_up_new_certificates_and_keeps_the_old_ones_when_they_are_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    std::fs::copy(pem("renamed.pem"), file("cert.pem")).unwrap();
+    std::fs::copy(pem("renamed.key"), file("key.pem")).unwrap();
+    let bench = bench(json!({ "tls": { "cert": file("cert.pem"), "key": file("key.pem") } })).await;
+    let url = format!("https://localhost:{}/", bench.address.port());
+    let ca = reqwest::Certificate::from_pem(&std::fs::read(pem("ca.pem")).unwrap()).unwrap();
+    let post = || async {
+        let client = Client::builder().tls_certs_only([ca.clone()]).build().unwrap();
+        client.post(&url).body("x").send().await.map(|response| response.status().as_u16())
+    };
+    assert!(post().await.is_err(), "that certificate is for another name");
+    std::fs::copy(pem("server.pem"), file("cert.pem")).unwrap();
+    std::fs::copy(pem("server.key"), file("key.pem")).unwrap();
+    assert_eq!(post().await.unwrap(), 202);
+    std::fs::write(file("cert.pem"), "broken").unwrap();
+    assert_eq!(post().await.unwrap(), 202);
+    assert_eq!(bench.desk.events().len(), 1);
+    bench.end().await;
+}
+
+#[tokio::test]
 async fn certificates_that_are_missing_or_do_not_fit_are_faults_of_the_environment() {
     for (cert, key, names) in [
         ("none.pem", "server.key", "none.pem"),
