@@ -20,8 +20,10 @@ pub mod keys;
 mod manager;
 mod net;
 mod verify;
+mod view;
 
 pub use auth::Auth;
 pub use client::check;
-pub use manager::{ClientState, ClientView, TokenManager};
+pub use manager::TokenManager;
 pub use verify::{Check, Claims, PublicKeys, Refusal, Verifier};
+pub use view::{ClientState, ClientView};

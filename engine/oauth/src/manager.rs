@@ -17,7 +17,7 @@ use jiff::{SignedDuration, Timestamp};
 use septet_engine::clock::SharedClock;
 use septet_engine::config::settings::OAuthClient;
 use septet_engine::event::{Level, NewEvent};
-use septet_engine::fault::{Fault, Sensitive};
+use septet_engine::fault::Fault;
 use septet_engine::host::{Keep, KeepFamily};
 use septet_engine::id::ItemName;
 use septet_engine::token::{AccessToken, TokenSource};
@@ -29,60 +29,11 @@ use crate::client::Client;
 use crate::fetch::{Endpoint, FetchError};
 use crate::kept::{Held, Kept};
 use crate::net;
+use crate::view::{ClientState, ClientView};
 
 /// Wait after the first failing fetch; doubled up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// The state of a client, as `GET /api/v1/oauth` shows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientState {
-    /// It has no token, and nothing is wrong.
-    None,
-    /// It has one that has not expired.
-    Valid,
-    /// Its token has expired, and nobody has asked for another.
-    Expired,
-    /// It has no valid token, and the last fetch failed.
-    Failing,
-}
-
-impl ClientState {
-    /// `none`, `valid`, `expired`, `failing`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ClientState::None => "none",
-            ClientState::Valid => "valid",
-            ClientState::Expired => "expired",
-            ClientState::Failing => "failing",
-        }
-    }
-}
-
-/// A client, as the admin API shows it. Never a token.
-#[derive(Clone, Debug)]
-pub struct ClientView {
-    /// Its name.
-    pub name: String,
-    /// Its grant.
-    pub grant: String,
-    /// Its token endpoint; of a discovered one only once it is known.
-    pub token_url: Option<String>,
-    /// Its state.
-    pub state: ClientState,
-    /// When its token ends.
-    pub expires_at: Option<Timestamp>,
-    /// When its last token was fetched; kept over restarts.
-    pub fetched_at: Option<Timestamp>,
-    /// Tokens fetched in all; kept over restarts.
-    pub fetches: u64,
-    /// `code: text` of the last fetch, if that failed.
-    pub last_error: Option<String>,
-    /// The server's words about it: detail, shown under body access only.
-    pub last_error_detail: Option<Sensitive>,
-    /// Items that use it: as configured, and those that asked.
-    pub used_by: Vec<String>,
-}
 
 /// The token source of a production.
 pub struct TokenManager {

@@ -261,6 +261,20 @@ async fn a_changed_token_does_not_verify() {
 }
 
 #[tokio::test]
+async fn a_token_with_any_one_character_changed_is_refused() {
+    let bench = Bench::new(Algorithm::ES256, |_| {}).await;
+    let token = bench.token(json!({}));
+    assert!(bench.verify(&token).await.is_ok());
+    for place in 0..token.len() {
+        for other in ["A", "_", ".", "="] {
+            let mut changed = token.clone();
+            changed.replace_range(place..=place, other);
+            assert!(changed == token || bench.verify(&changed).await.is_err(), "{other} at {place}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_token_of_another_type_is_refused() {
     let bench = Bench::new(Algorithm::ES256, |_| {}).await;
     let typed = |typ: Option<&str>| {
