@@ -24,6 +24,7 @@ use rquickjs::{
 
 use super::Script;
 use super::compile::{compile, first_frame, in_script};
+use super::deadline;
 use super::hl7_value::{Hl7Value, SegmentValue, prototypes};
 use super::raised::{Stopped, Thrown};
 use super::values::{Helpers, Keeper, SavedHelpers};
@@ -64,8 +65,6 @@ pub(crate) struct JobScope {
 
 /// Shared by the engine and the native functions of its contexts.
 pub(crate) struct Shared {
-    deadline: Cell<Option<Instant>>,
-    tripped: Cell<bool>,
     timezone: TimeZone,
     pub(crate) job: RefCell<JobScope>,
 }
@@ -105,8 +104,6 @@ impl Engine {
     /// A fresh runtime without contexts; `None` where there is no memory for it.
     pub(crate) fn new(timezone: TimeZone) -> Option<Self> {
         let shared = Rc::new(Shared {
-            deadline: Cell::new(None),
-            tripped: Cell::new(false),
             timezone,
             job: RefCell::new(JobScope {
                 now: Timestamp::UNIX_EPOCH,
@@ -120,14 +117,7 @@ impl Engine {
         });
         let runtime = Runtime::new().ok()?;
         runtime.set_max_stack_size(STACK);
-        let watched = Rc::clone(&shared);
-        runtime.set_interrupt_handler(Some(Box::new(move || {
-            let late = watched.deadline.get().is_some_and(|deadline| Instant::now() >= deadline);
-            if late {
-                watched.tripped.set(true);
-            }
-            late
-        })));
+        runtime.set_interrupt_handler(Some(Box::new(deadline::passed)));
         let limits = Limits { time: Duration::from_secs(1), memory: 64 << 20 };
         Some(Engine {
             runtime,
@@ -208,13 +198,12 @@ impl Engine {
         work: impl FnOnce() -> rquickjs::Result<T>,
     ) -> Result<T, Stopped> {
         let limits = self.limits.get();
-        self.shared.tripped.set(false);
-        self.shared.deadline.set(self.job_deadline.get());
+        deadline::set(self.job_deadline.get());
         let outcome = work().catch(cx);
-        self.shared.deadline.set(None);
+        let late = deadline::clear();
         match outcome {
             Ok(value) => Ok(value),
-            Err(_) if self.shared.tripped.get() => {
+            Err(_) if late => {
                 self.tripped();
                 Err(Stopped::Time(limits.time))
             }

@@ -11,6 +11,8 @@ use rquickjs::class::Trace;
 use rquickjs::{Class, Ctx, Exception, JsLifetime, Object, Result, Value};
 use septet_hl7::{Editor, Index, Message, Path, Segment};
 
+use super::deadline;
+
 /// Where a message came from, as far as that saves storing it again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -157,6 +159,7 @@ pub(crate) fn prototypes<'js>(cx: &Ctx<'js>) -> Result<[Option<Object<'js>>; 2]>
 }
 
 fn path(cx: &Ctx<'_>, given: &Value<'_>) -> Result<Path> {
+    deadline::check(cx)?;
     let text = given.as_string().map(rquickjs::String::to_string).transpose()?;
     let Some(text) = text else {
         return Err(Exception::throw_type(cx, "a path is text, for example 'PID-3.1'"));
@@ -190,6 +193,7 @@ fn edit(
     editable: bool,
     change: impl FnOnce(&mut Editor) -> std::result::Result<(), septet_hl7::EditError>,
 ) -> Result<()> {
+    deadline::check(cx)?;
     if !editable {
         return Err(Exception::throw_type(cx, "this message is read-only; edit a copy() of it"));
     }
@@ -250,11 +254,13 @@ impl Hl7Value {
 
     /// A copy that can be edited.
     fn copy<'js>(&self, cx: Ctx<'js>) -> Result<Value<'js>> {
+        deadline::check(&cx)?;
         message_value(&cx, self.content.borrow_mut().message(), Origin::Own, true)
     }
 
     #[qjs(get, rename = "segments")]
     fn segments<'js>(&self, cx: Ctx<'js>) -> Result<Vec<Value<'js>>> {
+        deadline::check(&cx)?;
         let count = self.content.borrow().with_segments(|segments| segments.count());
         (1..=count).map(|number| self.segment(&cx, number)).collect()
     }

@@ -6,6 +6,7 @@
 //! the engine's values and JavaScript's, [`raised`] turns what went wrong into a fault with its place.
 
 pub(crate) mod compile;
+mod deadline;
 pub(crate) mod engine;
 pub(crate) mod hl7_value;
 pub(crate) mod raised;

@@ -264,3 +264,16 @@ fn state_and_context_are_capped_at_a_mebibyte() {
     let shown = bench.hl7(ORU);
     assert!(shown.ends_with("fail [script] size: p context is larger than 1 MiB"), "{shown}");
 }
+
+#[test]
+fn a_loop_over_slow_calls_is_stopped_in_time_too() {
+    let mut big = String::from(ORU);
+    for number in 3..20_000 {
+        big.push_str(&format!("OBX|{number}|NM|718-7^Hb||13.5|g/dL\r"));
+    }
+    let begin = Instant::now();
+    let code = "for (;;) { try { request.copy().set('OBX[19999]-5', 'x') } catch (e) {} }";
+    let shown = bench_with_time(code, "200ms").hl7(&big);
+    assert_eq!(shown, "fail [script] script: p step 1 (code): the script ran longer than 200ms");
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
