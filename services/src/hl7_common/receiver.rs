@@ -416,7 +416,11 @@ impl Taken {
             .children
             .iter()
             .filter_map(|child| {
-                let code = child.own_code().and_then(|code| child.mode.first(code))?;
+                let code = match &child.fate {
+                    // What it was told before, it is told now.
+                    Fate::Known(_) => child.own_code().filter(|_| child.mode != Mode::Silent),
+                    _ => child.own_code().and_then(|code| child.mode.first(code)),
+                }?;
                 let nack = match &child.fate {
                     Fate::Refused { nack, .. } => Some(nack),
                     _ => None,

@@ -612,6 +612,11 @@ async fn a_batch_waits_for_all_its_replies() {
     sender.send(&framed(&format!("BHS|^~\\&|LAB\r{}{}BTS|2\r", message("M1"), message("M2")))).await;
     let text = String::from_utf8(sender.frame().await.unwrap().to_vec()).unwrap();
     assert!(text.contains("\rMSA|AA|M1\r") && text.contains("\rMSA|AR|M2\r"), "{text}");
+    // Sent again, it is told the same without being processed again.
+    sender.send(&framed(&format!("BHS|^~\\&|LAB\r{}{}BTS|2\r", message("M1"), message("M2")))).await;
+    let text = String::from_utf8(sender.frame().await.unwrap().to_vec()).unwrap();
+    assert!(text.contains("\rMSA|AA|M1\r") && text.contains("\rMSA|AR|M2\r"), "{text}");
+    assert_eq!(bench.desk.ids(), ["M1", "M2"]);
 }
 
 #[tokio::test]
