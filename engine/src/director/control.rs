@@ -85,8 +85,15 @@ impl Engine {
             // Kept, so that the response shows to whom it would have gone; nobody gets it (see `respond`).
             reply_to: original.reply_to.clone(),
         };
+        let mut keys = original.keys.clone();
         let placed = match (edited, stored) {
-            (Some(body), _) => draft.body(body),
+            (Some(body), _) => {
+                // Found by what it says now.
+                if let Some(source) = draft.directory.get(original.source.as_str()) {
+                    keys = source.search_keys(&body);
+                }
+                draft.body(body)
+            }
             (None, Some(placed)) => placed,
             (None, None) => return Err(ControlError::NotAllowed(format!("message {id} has no body"))),
         };
@@ -95,7 +102,7 @@ impl Engine {
             header.control_id = id;
         }
         header.resent_from = Some(original.id);
-        header.keys = original.keys.clone();
+        header.keys = keys;
         let new = header.id;
         draft.header(header);
         let text = format!("sent again as message {new} to {target}");

@@ -65,6 +65,17 @@ pub(super) struct Routed {
     pub(super) meters: Meters,
 }
 
+impl Routed {
+    /// The `search` keys of what this service receives.
+    pub(super) fn search_keys(&self, body: &Body) -> Arc<[(Arc<str>, String)]> {
+        let keys = self
+            .search
+            .iter()
+            .flat_map(|(name, extract)| extract.values(body).into_iter().map(|value| (name.clone(), value)));
+        keys.collect()
+    }
+}
+
 /// The plan that runs, by name. A reload replaces it whole.
 #[derive(Debug)]
 pub(super) struct Directory {

@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::body::Body;
 use crate::director::core::{Answer, Core, Routed};
 use crate::director::exchange::{self, Draft, Leg};
 use crate::event::{Level, NewEvent};
@@ -43,14 +42,6 @@ impl Door {
             None => common.targets.first() == Some(target),
         }
     }
-
-    fn search_keys(&self, body: &Body) -> Arc<[(Arc<str>, String)]> {
-        let keys =
-            self.routed.search.iter().flat_map(|(name, extract)| {
-                extract.values(body).into_iter().map(|value| (name.clone(), value))
-            });
-        keys.collect()
-    }
 }
 
 #[async_trait]
@@ -72,7 +63,7 @@ impl Intake for Door {
             Some(id) => id.into(),
             None => exchange::control_id(&inbound.body).unwrap_or_default(),
         };
-        let keys = self.search_keys(&inbound.body);
+        let keys = self.routed.search_keys(&inbound.body);
         // The session is named after its first header, so headers take their ids before the body does.
         let leg = |target| Leg {
             session: inbound.session,

@@ -12,6 +12,7 @@ use septet_engine::id::MessageId;
 use septet_engine::record::{Record, Undeclared};
 use septet_engine::store::MessageFilter;
 use septet_engine::vault::MASK;
+use septet_hl7::Message;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -56,6 +57,7 @@ pub(crate) async fn resend(
 /// The edited body as a body of the original's kind.
 async fn edited_body(context: &Context, header: &Header, edited: &Value) -> Result<Body, Problem> {
     only(edited, &["text", "base64"])?;
+    let as_text = edited.get("text").is_some();
     let bytes = match (text(edited, "text")?, text(edited, "base64")?) {
         (Some(text), None) => text.as_bytes().to_vec(),
         (None, Some(encoded)) => {
@@ -82,17 +84,36 @@ async fn edited_body(context: &Context, header: &Header, edited: &Value) -> Resu
                 plan.types.create(original.type_name(), fields, Undeclared::Refuse, engine.store().vault());
             record.map(Body::record).map_err(|error| Problem::bad_request(error.to_string()))
         }
-        Format::Hl7 => {
-            let message = septet_hl7::Message::parse(Bytes::from(bytes))
-                .map_err(|error| Problem::bad_request(format!("this message is HL7: {error}")))?;
-            Ok(Body::hl7(message))
-        }
+        Format::Hl7 if as_text => Ok(Body::hl7(in_charset_of(&bytes, original.as_hl7())?)),
+        Format::Hl7 => Ok(Body::hl7(read_hl7(bytes.into())?)),
+        // What could not be read when it came is a message once its header has been mended.
+        _ if header.target.is_none() && bytes.starts_with(b"MSH") => Ok(Body::hl7(read_hl7(bytes.into())?)),
         Format::Text | Format::Binary => Ok(Body::new(
             original.type_name(),
             original.content_type(),
             original.charset(),
             Bytes::from(bytes),
         )),
+    }
+}
+
+fn read_hl7(bytes: Bytes) -> Result<Message, Problem> {
+    Message::parse(bytes).map_err(|error| Problem::bad_request(format!("this message is HL7: {error}")))
+}
+
+/// An edited text in the charset that its header declares, or in that of the original where it declares none.
+fn in_charset_of(text: &[u8], original: Option<&Message>) -> Result<Message, Problem> {
+    let edited = read_hl7(Bytes::copy_from_slice(text))?;
+    let declares = |message: &Message| message.value("MSH-18").unwrap_or_default();
+    let declared = declares(&edited);
+    let charset = match original {
+        Some(original) if declares(original) == declared => original.charset(),
+        _ => edited.charset(),
+    };
+    match charset.encode(&String::from_utf8_lossy(text)) {
+        Ok(encoded) => read_hl7(encoded.into_owned().into()),
+        Err(_) if declared.is_empty() => Ok(edited),
+        Err(unmappable) => Err(Problem::bad_request(unmappable.to_string())),
     }
 }
 
@@ -324,5 +345,30 @@ mod tests {
     fn a_mistyped_option_is_refused() {
         assert!(only(&json!({ "dryrun": true }), &["filter", "dry_run"]).is_err());
         assert!(dry_run(&json!({ "dry_run": "yes" })).is_err());
+    }
+
+    fn message(charset: &str, name: &[u8]) -> Message {
+        let head = format!("MSH|^~\\&|A|B|C|D|2026||ADT^A01|1|P|2.5||||||{charset}\rPID|1||1||");
+        read_hl7([head.as_bytes(), name, b"\r"].concat().into()).unwrap()
+    }
+
+    #[test]
+    fn an_edited_text_keeps_the_charset_of_its_message() {
+        let latin = message("8859/1", b"M\xfcller");
+        let text = message("8859/1", "Möller".as_bytes());
+        assert_eq!(
+            in_charset_of(text.raw(), Some(&latin)).unwrap().raw(),
+            message("8859/1", b"M\xf6ller").raw()
+        );
+        let undeclared = message("", b"M\xfcller");
+        let text = message("", "Möller".as_bytes());
+        assert_eq!(
+            in_charset_of(text.raw(), Some(&undeclared)).unwrap().raw(),
+            message("", b"M\xf6ller").raw()
+        );
+        let utf8 = message("UNICODE UTF-8", "Möller".as_bytes());
+        assert_eq!(in_charset_of(utf8.raw(), Some(&latin)).unwrap().raw(), utf8.raw());
+        let impossible = message("8859/1", "東".as_bytes());
+        assert!(in_charset_of(impossible.raw(), Some(&latin)).is_err());
     }
 }

@@ -7,6 +7,7 @@ use crate::director::ControlError;
 use crate::fault::Fault;
 use crate::header::Status;
 use crate::host::Inbound;
+use crate::record::Record;
 use crate::store::MessageFilter;
 
 #[tokio::test]
@@ -31,6 +32,21 @@ async fn a_resend_is_a_new_header_over_the_same_body() {
     call.code("AA");
     let call = out.next().await;
     assert_eq!((call.id(), call.text().as_str()), (edited.id, "edited"));
+}
+
+#[tokio::test]
+async fn an_edited_message_is_found_by_what_it_says_now() {
+    let mut bench = Bench::new();
+    let search = vec![("mrn".to_owned(), "mrn".to_owned())];
+    let gate = bench.service_with("in", Common { targets: vec!["out".into()], search, ..common() });
+    let mut out = bench.operation("out", common());
+    let engine = bench.start().await;
+    let record = |mrn: &str| Body::record(Record::untyped("R", serde_json::json!({ "mrn": mrn })));
+    let id = gate.receive_body(record("A")).await;
+    out.next().await.code("AA");
+    let resent = engine.resend(id, None, Some(record("B")), None).await.unwrap().id;
+    let keys = |id| bench.header(id).keys.iter().map(|(_, value)| value.clone()).collect::<Vec<_>>();
+    assert_eq!((keys(id), keys(resent)), (vec!["A".to_owned()], vec!["B".to_owned()]));
 }
 
 #[tokio::test]
