@@ -59,8 +59,8 @@ pub(super) struct Operation {
 struct Failures {
     /// Different messages suspended in a row.
     suspended: HashSet<MessageId>,
-    /// The alert about retrying for minutes is out.
-    alerted: bool,
+    /// Messages that have been retried for minutes: the alert is out as long as there is one.
+    alerted: HashSet<MessageId>,
 }
 
 /// What became of a delivery.
@@ -352,7 +352,11 @@ impl Operation {
     fn finish(&self, draft: &mut Draft<'_>, delivery: &Delivery, verdict: Verdict) {
         let header = &delivery.header;
         let failed = verdict.action == Action::Fail;
-        *lock(&self.failures) = Failures::default();
+        {
+            let mut failures = lock(&self.failures);
+            failures.suspended.clear();
+            failures.alerted.remove(&header.id);
+        }
         match failed {
             true => self.routed.meters.errors.increment(1),
             false => self.routed.meters.completed.increment(1),
@@ -387,6 +391,7 @@ impl Operation {
         let in_a_row = {
             let mut failures = lock(&self.failures);
             failures.suspended.insert(header.id);
+            failures.alerted.remove(&header.id);
             failures.suspended.len()
         };
         if limit > 0 && in_a_row >= limit {
@@ -430,12 +435,16 @@ impl Operation {
         draft.event(event);
     }
 
-    /// One alert per run of failures.
+    /// One alert, until no message is left that has been failing for so long.
     fn alert_retrying(&self, draft: &mut Draft<'_>, header: &Header, since: jiff::Timestamp) {
         if draft.now.duration_since(since) < verdict::ALERT_AFTER {
             return;
         }
-        if !std::mem::replace(&mut lock(&self.failures).alerted, true) {
+        let first = {
+            let mut failures = lock(&self.failures);
+            failures.alerted.insert(header.id) && failures.alerted.len() == 1
+        };
+        if first {
             let minutes = draft.now.duration_since(since).as_mins();
             let text = format!("message {} has been failing for {minutes} minutes and is retried", header.id);
             draft.alert(Alert::item(Level::Warning, "retrying", self.name(), text).message(header));

@@ -124,6 +124,29 @@ async fn after_five_minutes_of_retrying_there_is_one_alert() {
 }
 
 #[tokio::test]
+async fn the_success_of_another_key_does_not_repeat_the_alert_about_one_that_fails() {
+    let mut bench = Bench::new();
+    let gate = bench.service("in", &["out"]);
+    let (order_by, pool_size) = (vec!["mrn".to_owned()], PoolSize::Limited(2));
+    let mut out = bench.operation("out", Common { order_by, pool_size, ..common() });
+    let _engine = bench.start().await;
+    let send = async |mrn: &str| {
+        let fields = serde_json::json!({ "mrn": mrn });
+        gate.receive_body(Body::record(Record::untyped("R", fields))).await
+    };
+    let failing = send("a").await;
+    for _ in 0..10 {
+        out.next().await.code("fault");
+        bench.becomes(failing, Status::Queued).await;
+        let good = send("b").await;
+        out.next().await.code("AA");
+        bench.becomes(good, Status::Completed).await;
+        bench.clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(bench.events("alert").len(), 1);
+}
+
+#[tokio::test]
 async fn after_failure_timeout_a_message_is_suspended_and_the_next_one_goes() {
     let mut bench = Bench::new();
     let gate = bench.service("in", &["out"]);
