@@ -1,5 +1,11 @@
 //! End to end: the real binary, real sockets, an independent vendor, kill -9.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that panics has failed, as it should"
+)]
+
 mod check;
 mod crash;
 mod layout;

@@ -158,7 +158,7 @@ impl Files for SystemFiles {
         }
         self.create_dir(parent)?;
         match fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
             _ => self.sync_dir(parent),
         }
     }

@@ -61,6 +61,10 @@ pub struct Job {
 
 /// What makes a process run.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one is made for each job and moved once; a box would cost more"
+)]
 pub enum Input {
     /// A new request.
     Request,
