@@ -65,7 +65,7 @@ impl Control {
         Op::Keep(KeepFamily::ItemControl, item.as_str().to_owned(), self.value())
     }
 
-    fn read(keep: &dyn Keep, item: &ItemName) -> Control {
+    pub(super) fn read(keep: &dyn Keep, item: &ItemName) -> Control {
         match keep.get(KeepFamily::ItemControl, item.as_str()).as_deref() {
             Some(b"stopped") => Control::Stopped,
             Some(b"disabled") => Control::Disabled,

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use crate::config::plan::{ItemPlan, Plan};
 use crate::director::core::{Directory, Routed};
 use crate::director::engine::Engine;
-use crate::director::items::Item;
+use crate::director::items::{Control, Item};
 use crate::director::run::{self, Prepared};
 use crate::director::{Orphans, StartError, orphans};
 use crate::event::{Level, NewEvent};
@@ -57,7 +57,7 @@ impl Engine {
 
         let (later, first): (Vec<_>, Vec<_>) = coming
             .iter()
-            .filter(|routed| binds(routed))
+            .filter(|routed| self.binds(routed))
             .cloned()
             .partition(|routed| takes_over(routed, &going));
         let mut prepared = HashMap::new();
@@ -130,18 +130,20 @@ impl Engine {
         }
     }
 
+    /// Whether a service will be bound when it starts: not one that an operator or its schedule keeps away.
+    fn binds(&self, routed: &Routed) -> bool {
+        let plan = &routed.plan;
+        plan.kind == ItemKind::Service
+            && plan.common.enabled
+            && plan.common.schedule.is_none()
+            && Control::read(&self.0.core.store, &plan.name) == Control::Run
+    }
+
     fn forget(&self, going: &[Arc<ItemPlan>]) {
         let names: HashSet<&ItemName> = going.iter().map(|item| &item.name).collect();
         let mut known = self.0.items.write().unwrap_or_else(PoisonError::into_inner);
         known.retain(|name, _| !names.contains(name));
     }
-}
-
-/// Whether a service will be bound when it starts.
-fn binds(routed: &Routed) -> bool {
-    routed.plan.kind == ItemKind::Service
-        && routed.plan.common.enabled
-        && routed.plan.common.schedule.is_none()
 }
 
 /// Whether an item listens where one that goes listens now. Listeners with different paths share an address.

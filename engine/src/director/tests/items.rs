@@ -220,6 +220,24 @@ async fn a_reload_touches_only_what_changed() {
 }
 
 #[tokio::test]
+async fn a_reload_leaves_a_stopped_service_unbound() {
+    let mut bench = Bench::new();
+    let _gate = bench.service("in", &["out"]);
+    let _out = bench.operation("out", common());
+    let engine = bench.start().await;
+    engine.stop_item("in", None).await.unwrap();
+    let changed = Common { description: Some("changed".into()), targets: vec!["out".into()], ..common() };
+    let gate = bench.service_with("in", changed);
+    // It would refuse to bind, were it asked to.
+    *gate.failing.lock().unwrap() = Some(HostFault::new("bind", "taken"));
+    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse)).await.unwrap();
+    assert_eq!(engine.find("in").unwrap().state(), ItemState::Stopped);
+    *gate.failing.lock().unwrap() = None;
+    engine.start_item("in", None).await.unwrap();
+    gate.receive("x").await;
+}
+
+#[tokio::test]
 async fn a_reload_that_cannot_bind_changes_nothing() {
     let mut bench = Bench::new();
     let gate = bench.service("in", &["out"]);
