@@ -1,5 +1,6 @@
-//! `tls = { cert, key, client_ca }` of a listener (CONTRACT §2.6), for every listener there is. With `client_ca` a client must present a
-//! certificate that one of these authorities signed. [`Reloading`] follows changes of the files.
+//! `tls = { cert, key, client_ca }` of a listener (CONTRACT §2.6), for every listener there is. With `client_ca`
+//! a client must present a certificate that one of these authorities signed. [`Reloading`] follows changes of
+//! the files.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,13 +14,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
-
-/// What makes TLS connections of accepted ones. Fails where a file is missing or broken.
-pub fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, HostFault> {
-    let mut config = config(tls)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
 
 fn config(tls: &ServerTls) -> Result<ServerConfig, HostFault> {
     let chain = certificates(&tls.cert)?;

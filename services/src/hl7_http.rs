@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use schemars::JsonSchema;
 use septet_engine::body::HL7;
@@ -35,7 +36,7 @@ use crate::http::{
     check_limits, check_path, half_a_minute, max_connections, max_message, media_type, not_allowed,
     parent_session, unavailable, unreadable,
 };
-use crate::listeners::{Lease, Mount, Unread, closing, lease, read_body};
+use crate::listeners::{Lease, Mount, Unread, closing, discard, lease, read_body};
 use crate::problem::problem;
 
 /// The class, for the table.
@@ -219,15 +220,9 @@ impl Hl7Mount {
     async fn answer(&self, request: Request<Body>) -> Result<Response, Box<Response>> {
         let (settings, cx) = (&*self.settings, self.receiver.context());
         let (parts, body) = request.into_parts();
-        if parts.method != Method::POST {
-            return Err(Box::new(not_allowed(&[Method::POST])));
-        }
-        if let Some(guard) = &self.guard {
-            let token = parts.uri.query().and_then(auth::parameter);
-            guard.admit(&parts.headers, token.as_ref().map(|token| token.as_str())).await?;
-        }
-        if settings.when_unavailable == WhenUnavailable::Pause && !cx.intake.accepting() {
-            return Err(Box::new(closing(unavailable("messages cannot be stored now"))));
+        if let Err(refusal) = self.admit(&parts).await {
+            discard(&parts.headers, body, &cx.runtime.clock).await;
+            return Err(refusal);
         }
         let (limit, timeout) = (settings.max_message.get(), settings.frame_timeout.get());
         let bytes = match read_body(&parts.headers, body, limit, timeout, &cx.runtime.clock).await {
@@ -262,6 +257,22 @@ impl Hl7Mount {
             }
             Handled::Unknown => unavailable("the message is not on stable storage yet: send it again"),
         })
+    }
+
+    /// What is decided before the body is read.
+    async fn admit(&self, parts: &Parts) -> Result<(), Box<Response>> {
+        if parts.method != Method::POST {
+            return Err(Box::new(not_allowed(&[Method::POST])));
+        }
+        if let Some(guard) = &self.guard {
+            let token = parts.uri.query().and_then(auth::parameter);
+            guard.admit(&parts.headers, token.as_ref().map(|token| token.as_str())).await?;
+        }
+        let pause = self.settings.when_unavailable == WhenUnavailable::Pause;
+        if pause && !self.receiver.context().intake.accepting() {
+            return Err(Box::new(closing(unavailable("messages cannot be stored now"))));
+        }
+        Ok(())
     }
 
     /// A body that did not come in time is stored as a rejected message.

@@ -32,7 +32,7 @@ use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
-use crate::listeners::{Lease, Mount, Unread, closing, lease, read_body};
+use crate::listeners::{Lease, Mount, Unread, closing, discard, lease, read_body};
 use crate::problem::problem;
 
 /// The class, for the table.
@@ -254,27 +254,27 @@ impl HttpMount {
     /// The answer; the error is an answer, too.
     async fn answer(&self, request: Request<Body>) -> Result<Response, Box<Response>> {
         let settings = &self.plan.settings;
+        let clock = &self.cx.runtime.clock;
         let (parts, body) = request.into_parts();
         if !self.plan.methods.contains(&parts.method) {
+            discard(&parts.headers, body, clock).await;
             return Err(Box::new(not_allowed(&self.plan.methods)));
         }
-        let form = is_form(&parts.headers);
         let query_token = parts.uri.query().and_then(auth::parameter);
-        if let Some(guard) = &self.guard {
-            // A form may hold the token: only then is the body of a stranger read.
-            if !form || parts.headers.contains_key(AUTHORIZATION) || query_token.is_some() {
-                guard.admit(&parts.headers, query_token.as_ref().map(|token| token.as_str())).await?;
+        let header_token = parts.headers.contains_key(AUTHORIZATION);
+        // A form may hold the token: only then is the body of a stranger read.
+        let token_in_body = is_form(&parts.headers) && query_token.is_none() && !header_token;
+        if let Some(guard) = self.guard.as_ref().filter(|_| !token_in_body) {
+            let token = query_token.as_ref().map(|token| token.as_str());
+            if let Err(refusal) = guard.admit(&parts.headers, token).await {
+                discard(&parts.headers, body, clock).await;
+                return Err(refusal);
             }
         }
-        let clock = &self.cx.runtime.clock;
         let (limit, timeout) = (settings.max_message.get(), settings.request_timeout.get());
         let bytes = read_body(&parts.headers, body, limit, timeout, clock).await;
         let bytes = bytes.map_err(|unread| Box::new(unreadable(unread, limit, &self.cx)))?;
-        if let Some(guard) = &self.guard
-            && form
-            && !parts.headers.contains_key(AUTHORIZATION)
-            && query_token.is_none()
-        {
+        if let Some(guard) = self.guard.as_ref().filter(|_| token_in_body) {
             let token = std::str::from_utf8(&bytes).ok().and_then(auth::parameter);
             guard.admit(&parts.headers, token.as_ref().map(|token| token.as_str())).await?;
         }

@@ -59,6 +59,11 @@ const BACKLOG: u32 = 1024;
 /// How long connections may take to end once their requests are answered.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How much of a refused request's body is taken off the wire, and how long that may take.
+const REFUSED_BODY: usize = 4 << 20;
+/// See [`REFUSED_BODY`].
+const REFUSED_TIME: Duration = Duration::from_secs(2);
+
 /// What answers the requests below one path.
 #[async_trait]
 pub trait Mount: Send + Sync + 'static {
@@ -95,6 +100,7 @@ struct Shared {
     connections: TaskTracker,
     max_connections: AtomicU32,
     closing: CancellationToken,
+    clock: SharedClock,
 }
 
 /// One leased path.
@@ -139,7 +145,7 @@ pub fn lease(
 ) -> Result<Lease, HostFault> {
     let listener = match find(address) {
         Some(listener) => listener,
-        None => open(address, tls)?,
+        None => open(address, tls, cx)?,
     };
     if listener.shared.tls.as_ref().map(|(settings, _)| settings) != tls {
         let text = format!("services that share {address} need the same tls settings");
@@ -171,7 +177,11 @@ fn find(address: SocketAddr) -> Option<Arc<Listener>> {
     open.iter().filter_map(Weak::upgrade).find(same)
 }
 
-fn open(address: SocketAddr, tls: Option<&ServerTls>) -> Result<Arc<Listener>, HostFault> {
+fn open(
+    address: SocketAddr,
+    tls: Option<&ServerTls>,
+    cx: &ServiceContext,
+) -> Result<Arc<Listener>, HostFault> {
     let tls = match tls {
         Some(settings) => Some((settings.clone(), Reloading::new(settings.clone())?)),
         None => None,
@@ -188,6 +198,7 @@ fn open(address: SocketAddr, tls: Option<&ServerTls>) -> Result<Arc<Listener>, H
         connections: TaskTracker::new(),
         max_connections: AtomicU32::new(0),
         closing: CancellationToken::new(),
+        clock: cx.runtime.clock.clone(),
     };
     let listener = Listener { asked: address, address: bound, socket, shared: Arc::new(shared) };
     let listener = Arc::new(listener);
@@ -243,9 +254,7 @@ impl Lease {
                     if shared.connections.len() < limit as usize {
                         full = false;
                         let acceptor = shared.acceptor(cx);
-                        let task =
-                            connection(stream, peer, acceptor, shared.clone(), cx.runtime.clock.clone());
-                        shared.connections.spawn(task);
+                        shared.connections.spawn(connection(stream, peer, acceptor, shared.clone()));
                     } else if !std::mem::replace(&mut full, true) {
                         let text =
                             format!("more than max_connections ({limit}) connections: new ones are closed");
@@ -337,20 +346,14 @@ impl Shared {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    acceptor: Option<TlsAcceptor>,
-    shared: Arc<Shared>,
-    clock: SharedClock,
-) {
+async fn connection(stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = acceptor else {
         return requests(stream, peer, &shared).await;
     };
     let shaken = tokio::select! {
         shaken = acceptor.accept(stream) => shaken,
-        () = clock.sleep(HANDSHAKE) => return,
+        () = shared.clock.sleep(HANDSHAKE) => return,
         () = shared.closing.cancelled() => return,
     };
     if let Ok(stream) = shaken {
@@ -383,21 +386,21 @@ async fn dispatch(
 ) -> Result<Response, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(peer));
-    Ok(match shared.route(request.uri().path()) {
-        None => problem(StatusCode::NOT_FOUND, "nothing is served at this path", None),
-        Some(None) => {
-            let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "the service is not running", None);
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-            response
-        }
-        Some(Some(Served { mount, requests, cx, .. })) => {
-            let answer = requests.spawn(async move { mount.handle(request).await });
-            answer.await.unwrap_or_else(|_| {
-                cx.event(NewEvent::new(Level::Error, "item.error", "a request ended in a panic"));
-                problem(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled", None)
-            })
-        }
-    })
+    let Some(route) = shared.route(request.uri().path()) else {
+        discard_request(request, &shared.clock).await;
+        return Ok(problem(StatusCode::NOT_FOUND, "nothing is served at this path", None));
+    };
+    let Some(Served { mount, requests, cx, .. }) = route else {
+        discard_request(request, &shared.clock).await;
+        let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "the service is not running", None);
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        return Ok(response);
+    };
+    let answer = requests.spawn(async move { mount.handle(request).await });
+    Ok(answer.await.unwrap_or_else(|_| {
+        cx.event(NewEvent::new(Level::Error, "item.error", "a request ended in a panic"));
+        problem(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled", None)
+    }))
 }
 
 // === Bodies ===
@@ -475,6 +478,33 @@ pub async fn read_body(
         Ok(None) => Err(Unread::Timeout(bytes.freeze())),
         Err(unread) => Err(unread),
     }
+}
+
+/// Takes the body of a request that is refused unread off the wire, as far as little time and size allow: a
+/// client that is still sending would see a broken connection instead of the refusal. One that asked first
+/// (`Expect`) has sent nothing yet.
+pub(crate) async fn discard(headers: &HeaderMap, body: Body, clock: &SharedClock) {
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let mut body = body;
+    let drain = async {
+        let mut left = REFUSED_BODY;
+        while let Some(Ok(frame)) = body.frame().await {
+            let size = frame.data_ref().map_or(0, Bytes::len);
+            let Some(rest) = left.checked_sub(size) else { return };
+            left = rest;
+        }
+    };
+    tokio::select! {
+        () = drain => {}
+        () = clock.sleep(REFUSED_TIME) => {}
+    }
+}
+
+async fn discard_request(request: Request<Body>, clock: &SharedClock) {
+    let (parts, body) = request.into_parts();
+    discard(&parts.headers, body, clock).await;
 }
 
 /// Marks a response as the connection's last.

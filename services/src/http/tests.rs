@@ -248,6 +248,17 @@ async fn wrong_methods_paths_and_sizes_are_refused() {
 }
 
 #[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let auth = json!({ "issuer": "http://127.0.0.1:9" });
+    let bench = bench(json!({ "path": "/in", "auth": auth })).await;
+    let large = || "x".repeat(3 << 20);
+    assert_eq!(told(bench.post("/other", "text/plain", large())).await.status, 404);
+    assert_eq!(told(bench.post("/in", "text/plain", large())).await.status, 401);
+    assert_eq!(told(Client::new().put(bench.url("/in")).body(large())).await.status, 405);
+    bench.end().await;
+}
+
+#[tokio::test]
 async fn a_body_that_trickles_is_given_up() {
     let bench = bench(json!({ "request_timeout": "5s" })).await;
     let mut socket = TcpStream::connect(bench.address).await.unwrap();
