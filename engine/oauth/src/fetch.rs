@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::RequestBuilder;
@@ -198,13 +198,7 @@ impl Client {
         let secret = settings.client_secret.as_ref().map_or("", |secret| secret.reveal());
         let audience = endpoint.issuer.as_deref().unwrap_or(endpoint.token_url.as_str());
         match self.auth {
-            ClientAuth::Basic => {
-                // RFC 6749 §2.3.1: both are form-encoded before they are joined.
-                let encode =
-                    |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
-                let pair = Zeroizing::new(format!("{}:{}", encode(&settings.client_id), encode(secret)));
-                return Ok(Some(Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))));
-            }
+            ClientAuth::Basic => return Ok(Some(net::basic(&settings.client_id, secret))),
             ClientAuth::Post => {
                 fields.text("client_id", &settings.client_id);
                 fields.text("client_secret", secret);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use jiff::{SignedDuration, Timestamp};
-use reqwest::header::ACCEPT;
+use reqwest::header::{ACCEPT, AUTHORIZATION};
 use septet_engine::clock::SharedClock;
 use septet_engine::config::settings::{ClientTls, Secret};
 use serde_json::{Map, Value};
@@ -104,7 +104,7 @@ impl Introspector {
             net::client(&self.url, &ClientTls::default(), self.timeout).map_err(|error| error.text)?;
         let request = client
             .post(self.url.clone())
-            .basic_auth(&self.client_id, Some(self.client_secret.reveal()))
+            .header(AUTHORIZATION, net::basic(&self.client_id, self.client_secret.reveal()).as_str())
             .header(ACCEPT, "application/json")
             .form(&[("token", token), ("token_type_hint", "access_token")]);
         let reply = net::send(request).await.map_err(|error| format!("{}: {}", error.code, error.text))?;

@@ -5,11 +5,15 @@ use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Client, Identity, RequestBuilder};
 use septet_engine::config::settings::ClientTls;
+use url::form_urlencoded::byte_serialize;
 use url::{Host, Url};
+use zeroize::Zeroizing;
 
 /// A reply larger than this is refused.
 const REPLY_CAP: usize = 1 << 20;
@@ -105,6 +109,14 @@ pub(crate) fn client(url: &Url, tls: &ClientTls, timeout: Duration) -> Result<Cl
 fn read(path: &Path) -> Result<Vec<u8>, NetError> {
     std::fs::read(path)
         .map_err(|error| NetError::new("tls", format!("cannot read {}: {}", path.display(), error.kind())))
+}
+
+/// The `Authorization` header of a client (RFC 6749 §2.3.1): id and secret are form-encoded before they are
+/// joined.
+pub(crate) fn basic(id: &str, secret: &str) -> Zeroizing<String> {
+    let encode = |text: &str| byte_serialize(text.as_bytes()).collect::<String>();
+    let pair = Zeroizing::new(format!("{}:{}", encode(id), encode(secret)));
+    Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))
 }
 
 /// Sends a request and reads the whole reply.
