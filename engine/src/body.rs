@@ -90,6 +90,11 @@ impl Body {
         &self.0.type_name
     }
 
+    /// As [`Body::type_name`], to be kept without a copy.
+    pub fn shared_type_name(&self) -> Arc<str> {
+        self.0.type_name.clone()
+    }
+
     /// The media type it was received or made with.
     pub fn content_type(&self) -> &str {
         &self.0.content_type

@@ -74,7 +74,7 @@ impl Draft<'_> {
             };
             let mut header = self.leg(leg, None);
             let placed = self.body(self.record(&alert, header.id));
-            header.type_name = placed.body.type_name().into();
+            header.type_name = placed.body.shared_type_name();
             header.body_id = Some(placed.id);
             header.size = placed.body.size() as u64;
             self.header(header);

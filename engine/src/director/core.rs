@@ -68,6 +68,9 @@ pub(super) struct Routed {
 impl Routed {
     /// The `search` keys of what this service receives.
     pub(super) fn search_keys(&self, body: &Body) -> Arc<[(Arc<str>, String)]> {
+        if self.search.is_empty() {
+            return Arc::default();
+        }
         let keys = self
             .search
             .iter()

@@ -85,7 +85,7 @@ impl<'a> Draft<'a> {
             resent_from: None,
             source: leg.source.clone(),
             target: leg.target.cloned(),
-            type_name: placed.map_or_else(Arc::default, |placed| placed.body.type_name().into()),
+            type_name: placed.map_or_else(Arc::default, |placed| placed.body.shared_type_name()),
             control_id: leg.control_id,
             status: Status::Queued,
             error: None,
