@@ -99,10 +99,11 @@ impl BusinessOperation for FileOperation {
     /// The part of the path that is the same for all messages must be a folder we can have: a missing mount
     /// is the environment's fault, not that of a message.
     async fn start(&mut self) -> Result<(), HostFault> {
-        let folder = self.folder.join(self.template.literal_start());
-        let folder = match self.template.literal_start().ends_with('/') {
-            true => folder,
-            false => folder.parent().map(Path::to_owned).unwrap_or_default(),
+        // Up to the last slash before the first name.
+        let folder = match self.template.literal_start().rsplit_once('/') {
+            None => self.folder.clone(),
+            Some(("", _)) => PathBuf::from("/"),
+            Some((fixed, _)) => self.folder.join(fixed),
         };
         let text =
             |error: io::Error| HostFault::new("folder", format!("{}: {}", folder.display(), error.kind()));
