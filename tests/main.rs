@@ -12,4 +12,5 @@ mod layout;
 mod main_job;
 mod operate;
 mod readme;
+mod relay;
 mod support;
