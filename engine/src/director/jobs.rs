@@ -108,6 +108,7 @@ impl Driver {
             };
             full |= self.is_full_after(concluded?);
         }
+        self.learn(full);
         Ok(())
     }
 
@@ -116,7 +117,7 @@ impl Driver {
         match commit {
             Commit::Done | Commit::Refused => false,
             Commit::Suspended => true,
-            Commit::Waits => !self.has_room(),
+            Commit::Waits => self.room() == 0,
         }
     }
 
@@ -169,6 +170,7 @@ impl Driver {
             again = commit == Commit::Refused;
             full |= self.is_full_after(commit);
         }
+        self.learn(full);
         // After a lost thread: what has not run.
         for (work, _) in works {
             self.untake(work);

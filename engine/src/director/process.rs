@@ -8,7 +8,8 @@
 //!
 //! The ready prefix of the queue is taken as one batch, beyond the pool: jobs run and commit in order, and
 //! most requests end with their first job. As soon as one waits and the pool is used up, or one is
-//! suspended, the requests behind it go back to their places as if they had never been taken.
+//! suspended, the requests behind it go back to their places as if they had never been taken; how far
+//! ahead is taken shrinks then, and grows while nothing waits.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -78,6 +79,8 @@ pub(super) struct Driver {
     pub(super) timers: BTreeSet<(Timestamp, MessageId, u64)>,
     /// Definitions that instances run, by hash.
     pub(super) definitions: HashMap<String, Arc<Definition>>,
+    /// How many requests are taken though the pool may not have room for them.
+    ahead: usize,
     /// Taken, but behind another job of the same instance.
     backlog: VecDeque<Work>,
     /// Responses of suspended instances.
@@ -123,6 +126,7 @@ impl Driver {
             suspended: HashSet::new(),
             timers: BTreeSet::new(),
             definitions: HashMap::new(),
+            ahead: 1,
             backlog: VecDeque::new(),
             parked: Vec::new(),
             held: HashMap::new(),
@@ -262,7 +266,10 @@ impl Driver {
             let work = Work::Timer(instance, timer);
             if taken.insert(instance) { batch.push(work) } else { later.push_back(work) }
         }
-        let free = if self.has_room() { room(&batch) } else { 0 };
+        let free = match self.room() {
+            0 => 0,
+            free => free.max(self.ahead).min(room(&batch)),
+        };
         for delivery in self.take(store::Lanes::Requests, free) {
             if delivery.overtakes && delivery.header.attempts == 1 {
                 let (session, id) = (delivery.header.session, delivery.header.id);
@@ -281,12 +288,18 @@ impl Driver {
         Ok(batch)
     }
 
-    /// Whether the pool has room for another instance. Instances count from start to end, waits included;
-    /// those that are suspended, or whose call is, do not.
-    pub(super) fn has_room(&self) -> bool {
-        let PoolSize::Limited(pool) = self.routed.plan.common.pool_size else { return true };
+    /// How many instances the pool has room for. Instances count from start to end, waits included; those
+    /// that are suspended, or whose call is, do not.
+    pub(super) fn room(&self) -> usize {
+        let PoolSize::Limited(pool) = self.routed.plan.common.pool_size else { return usize::MAX };
         let aside = self.suspended.len() + self.core.stalled_of(&self.instances);
-        self.instances.len().saturating_sub(aside) < usize::try_from(pool).unwrap_or(usize::MAX)
+        let active = self.instances.len().saturating_sub(aside);
+        usize::try_from(pool).unwrap_or(usize::MAX).saturating_sub(active)
+    }
+
+    /// What the last batch teaches about taking ahead: running what then goes back is work for nothing.
+    pub(super) fn learn(&mut self, full: bool) {
+        self.ahead = if full { 1 } else { (self.ahead * 2).min(BATCH) };
     }
 
     /// A request of the batch goes back to its place; it has not been run, or not for good.

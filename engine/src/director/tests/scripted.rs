@@ -11,7 +11,7 @@ use crate::body::Body;
 use crate::director::ItemState;
 use crate::header::Status;
 use crate::id::ItemName;
-use crate::process::{Done, Effect, Job, Lane, Next, Outgoing};
+use crate::process::{Done, Effect, Input, Job, Lane, Next, Outgoing};
 use crate::registry::{Factory, ProcessHost};
 
 /// Counts in `state`; hangs on `hang`, dies on `die`.
@@ -81,6 +81,51 @@ async fn jobs_of_a_batch_see_the_state_their_predecessor_left() {
         call.code("AA");
     }
     assert_eq!(built.load(Ordering::Relaxed), 1, "one lane was enough");
+}
+
+/// Waits for a timer that never comes, and counts how often it ran.
+struct Waiter(Arc<AtomicU32>);
+
+impl Lane for Waiter {
+    fn run(&mut self, jobs: Vec<Job>, emit: &mut dyn FnMut(Done)) {
+        for job in jobs {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let next = match job.input {
+                Input::Request => Next::Wait { instance: Bytes::new() },
+                _ => Next::Complete,
+            };
+            let at = job.now.saturating_add(jiff::SignedDuration::from_secs(1)).unwrap();
+            let effects = vec![Effect::Timer { timer: 1, at }];
+            emit(Done { effects, next, state: None });
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flow_that_always_waits_is_not_run_ahead_for_nothing() {
+    let Scripts { mut bench, gate, .. } = scripts();
+    let ran = Arc::new(AtomicU32::new(0));
+    bench.lanes = {
+        let ran = ran.clone();
+        Arc::new(move |_| Box::new(Waiter(ran.clone())))
+    };
+    // The test moves the clock faster than threads run.
+    bench.script_time("flow", Duration::from_secs(100_000));
+    let _engine = bench.start().await;
+    let mut last = None;
+    for _ in 0..20 {
+        last = Some(gate.receive("x").await);
+    }
+    let last = last.unwrap();
+    let all = async {
+        while bench.header(last).status != Status::Completed {
+            bench.settle().await;
+            bench.clock.advance(Duration::from_secs(1));
+        }
+    };
+    soon("the end of all", all).await;
+    let ran = ran.load(Ordering::Relaxed);
+    assert!(ran <= 20 * 3, "{ran} jobs for 20 messages of two jobs each");
 }
 
 #[tokio::test]

@@ -369,6 +369,11 @@ impl Bench {
         self.items.retain(|item| item.name.as_str() != name);
     }
 
+    pub(super) fn script_time(&mut self, name: &str, time: Duration) {
+        let item = self.items.iter_mut().find(|item| item.name.as_str() == name).unwrap();
+        Arc::make_mut(item).built.facts.script_time = Some(time);
+    }
+
     pub(super) fn listens(&mut self, name: &str, address: &str) {
         let item = self.items.iter_mut().find(|item| item.name.as_str() == name).unwrap();
         Arc::make_mut(item).built.facts.listens = vec![(address.parse().unwrap(), None)];
