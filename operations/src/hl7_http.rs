@@ -33,9 +33,9 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::hl7_mllp::{MatchAck, judge};
-use crate::http_client::{
-    OauthUse, Peer, PeerPlan, Reply, check_clear_text, check_idempotency_header, check_tls, check_url,
-    peer_name,
+use crate::http_client::{Peer, PeerPlan, Reply};
+use crate::http_settings::{
+    OauthUse, check_clear_text, check_idempotency_header, check_tls, check_url, peer_name,
 };
 use crate::http_template::{Known, check_headers, check_template, fill_headers, is_credential, unsuitable};
 use crate::template::{Place, Source, Template};

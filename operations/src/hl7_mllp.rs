@@ -36,7 +36,7 @@ use septet_hl7::ack::{Ack, AckCode, ack_of, condition};
 use septet_hl7::{Message, Path, mllp};
 use serde::{Deserialize, Serialize};
 
-use crate::http_client::check_tls;
+use crate::http_settings::check_tls;
 use connection::{Connection, Lost};
 use tls::Tls;
 

@@ -4,7 +4,6 @@
 //!
 //! No redirects, no retries, no ambient proxy: what is sent, where and how often is the engine's business.
 
-use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
@@ -16,17 +15,14 @@ use jiff::Timestamp;
 use memchr::memmem;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Request, Response};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ClientTls;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{HostFault, OperationContext, OperationError};
 use septet_engine::token::{AccessToken, Placement};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-use url::{Host, Url};
 use zeroize::Zeroizing;
 
 use crate::client_tls::{self, Stamp};
+use crate::http_settings::OauthUse;
 
 /// The largest reply that is read.
 pub(crate) const MAX_REPLY: usize = 64 << 20;
@@ -34,154 +30,6 @@ pub(crate) const MAX_REPLY: usize = 64 << 20;
 /// Shorter than the five seconds after which common servers close an idle connection: a request sent into
 /// a connection that is just being closed would be one more retry.
 const IDLE: Duration = Duration::from_secs(4);
-
-// === Settings ===
-
-/// `oauth = "name"` or `oauth = { client = "name", placement = "header" }`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OauthUse {
-    pub(crate) client: String,
-    pub(crate) placement: Placement,
-}
-
-const PLACEMENTS: [(&str, Placement); 3] =
-    [("header", Placement::Header), ("body", Placement::Body), ("query", Placement::Query)];
-
-impl<'de> Deserialize<'de> for OauthUse {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameOrTable;
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = OauthUse;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an OAuth client, or { client = \"name\", placement = \"header\" }")
-            }
-            fn visit_str<E: de::Error>(self, client: &str) -> Result<OauthUse, E> {
-                Ok(OauthUse { client: client.to_owned(), placement: Placement::Header })
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OauthUse, A::Error> {
-                let (mut client, mut placement) = (None, Placement::Header);
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "client" => client = Some(map.next_value()?),
-                        "placement" => {
-                            let name = map.next_value::<String>()?;
-                            let known = PLACEMENTS.iter().find(|(known, _)| *known == name);
-                            placement = known.map(|(_, placement)| *placement).ok_or_else(|| {
-                                de::Error::unknown_variant(&name, &["header", "body", "query"])
-                            })?;
-                        }
-                        other => return Err(de::Error::unknown_field(other, &["client", "placement"])),
-                    }
-                }
-                let client = client.ok_or_else(|| de::Error::missing_field("client"))?;
-                Ok(OauthUse { client, placement })
-            }
-        }
-        deserializer.deserialize_any(NameOrTable)
-    }
-}
-
-impl JsonSchema for OauthUse {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "OauthUse".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [
-            { "type": "string", "description": "The name of an OAuth client." },
-            { "type": "object",
-              "properties": {
-                  "client": { "type": "string", "description": "The name of an OAuth client." },
-                  "placement": { "type": "string", "enum": ["header", "body", "query"], "default": "header",
-                                 "description": "Where the token goes (RFC 6750 §2)." } },
-              "required": ["client"], "additionalProperties": false },
-        ] })
-    }
-}
-
-/// Checks `url`: http or https, a host, no credentials, no fragment. Reports what is wrong with it.
-pub(crate) fn check_url(build: &mut Build<'_>, text: &str) -> Option<Url> {
-    let at = &[At::Key("url")];
-    let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
-    if authority.is_some_and(|authority| authority.contains('{')) {
-        build.error("S0331", at, "the host of a URL cannot come from the message", None);
-        return None;
-    }
-    // Places in the path are no part of URL syntax: they are filled in later.
-    let plain = text.replace(['{', '}'], "_");
-    let url = match Url::parse(&plain) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host().is_some() => url,
-        _ => {
-            let example = Some("write it as https://host/path".to_owned());
-            build.error("S0331", at, "this is no http or https URL", example);
-            return None;
-        }
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        let use_header = Some("send them in headers = { Authorization = \"…\" }".to_owned());
-        build.error("S0331", at, "a URL cannot hold user name and password", use_header);
-        return None;
-    }
-    if url.fragment().is_some() {
-        build.error("S0331", at, "a URL that is sent has no fragment (#)", None);
-        return None;
-    }
-    Some(url)
-}
-
-/// Reports a token or secret that would cross a network in clear (CONTRACT §2.3).
-pub(crate) fn check_clear_text(build: &mut Build<'_>, url: &Url, what: Option<&str>, allowed: bool) {
-    let Some(what) = what else { return };
-    if url.scheme() != "http" || is_loopback(url) {
-        return;
-    }
-    let text = format!("{what} would be sent over plain http");
-    if allowed {
-        build.warning("S0332", &[At::Key("url")], text, Some("use https".to_owned()));
-    } else {
-        let suggestion = "use https, or say allow_plain_http = true where the network is trusted";
-        build.error("S0332", &[At::Key("url")], text, Some(suggestion.to_owned()));
-    }
-}
-
-/// Checks the parts of `tls` that need no file.
-pub(crate) fn check_tls(build: &mut Build<'_>, tls: Option<&ClientTls>) {
-    let Some(tls) = tls else { return };
-    if tls.cert.is_some() != tls.key.is_some() {
-        build.error("S0333", &[At::Key("tls")], "cert and key belong together", None);
-    }
-    if tls.server_name.is_some() && tls.ca.is_none() && tls.pin.is_none() {
-        let suggestion = Some("name the authority that signed the certificate".to_owned());
-        build.error("S0333", &[At::Key("tls"), At::Key("server_name")], "server_name needs ca", suggestion);
-    }
-    if let Some(pin) = &tls.pin
-        && client_tls::pin_digest(pin).is_none()
-    {
-        let form = Some("sha256: and 64 hex digits, colons allowed".to_owned());
-        build.error("S0333", &[At::Key("tls"), At::Key("pin")], "this pin names no certificate", form);
-    }
-}
-
-/// Checks the common key `idempotency_header`.
-pub(crate) fn check_idempotency_header(build: &mut Build<'_>) -> Option<HeaderName> {
-    let header = HeaderName::try_from(build.common.idempotency_header.as_str()).ok();
-    if header.is_none() {
-        build.error("S0336", &[At::Key("idempotency_header")], "this is no name of an HTTP header", None);
-    }
-    header
-}
-
-/// Whether a URL's host is this machine.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
 
 // === The client ===
 
@@ -429,12 +277,6 @@ impl fmt::Debug for Peer {
     }
 }
 
-/// `host:port` of a URL.
-pub(crate) fn peer_name(url: &Url) -> String {
-    let host = url.host_str().unwrap_or_default();
-    url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-}
-
 /// W3C Trace Context: the trace is the session, the span is the header being sent.
 fn trace_parent(cx: &OperationContext) -> String {
     let hex = |text: &str, bytes: usize| -> String {
@@ -563,16 +405,5 @@ mod tests {
         secrets.add("abc");
         let scrubbed = secrets.scrub(Bytes::from_static(b"abc tok-12345,tok-12345!"));
         assert_eq!(scrubbed, "abc •••,•••!".as_bytes());
-    }
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        let is = |text| is_loopback(&Url::parse(text).unwrap());
-        for here in ["http://localhost:1/", "http://127.0.0.9/", "http://[::1]:80/x"] {
-            assert!(is(here), "{here}");
-        }
-        for away in ["http://localhost.example/", "http://10.0.0.1/", "http://127.0.0.1.example/"] {
-            assert!(!is(away), "{away}");
-        }
     }
 }

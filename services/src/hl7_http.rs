@@ -28,6 +28,7 @@ use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
+use crate::bodies::{Unread, closing, discard, read_body};
 use crate::hl7_common::{
     AckMode, Answer, Arrival, BatchMode, DuplicatePolicy, Handled, Policy, Receiver, Validate,
     WhenUnavailable, charset_setting,
@@ -36,7 +37,7 @@ use crate::http::{
     check_limits, check_path, half_a_minute, max_connections, max_message, media_type, not_allowed,
     parent_session, unavailable, unreadable,
 };
-use crate::listeners::{Lease, Mount, Unread, closing, discard, lease, read_body};
+use crate::listeners::{Lease, Mount, lease};
 use crate::problem::problem;
 
 /// The class, for the table.

@@ -32,7 +32,8 @@ use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
-use crate::listeners::{Lease, Mount, Unread, closing, discard, lease, read_body};
+use crate::bodies::{Unread, closing, discard, read_body};
+use crate::listeners::{Lease, Mount, lease};
 use crate::problem::problem;
 
 /// The class, for the table.

@@ -3,6 +3,7 @@
 //! answers only once they are on stable storage; queues, search keys and routing are the engine's.
 
 mod auth;
+mod bodies;
 pub mod hl7_common;
 pub mod hl7_http;
 pub mod hl7_mllp;

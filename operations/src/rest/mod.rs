@@ -32,8 +32,9 @@ use septet_engine::reply::Family;
 use septet_engine::token::Placement;
 use serde::Deserialize;
 
-use crate::http_client::{
-    OauthUse, Peer, PeerPlan, check_clear_text, check_idempotency_header, check_tls, check_url, peer_name,
+use crate::http_client::{Peer, PeerPlan};
+use crate::http_settings::{
+    OauthUse, check_clear_text, check_idempotency_header, check_tls, check_url, peer_name,
 };
 use crate::http_template::{Known, check_headers, check_template, is_credential};
 use crate::template::Template;

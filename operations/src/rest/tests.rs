@@ -25,7 +25,8 @@ use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
 use super::{BodyKind, RequestPlan, Rest, RestOperation};
-use crate::http_client::{OauthUse, PeerPlan};
+use crate::http_client::PeerPlan;
+use crate::http_settings::OauthUse;
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, hl7, runtime};
 

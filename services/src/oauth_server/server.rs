@@ -29,7 +29,7 @@ use super::token::{ErrorCode, Parameters, TokenError};
 use super::users::Door;
 use super::{Checked, authorize};
 use crate::auth::EventLimit;
-use crate::listeners::{Unread, closing, read_body};
+use crate::bodies::{Unread, closing, read_body};
 
 /// Token requests are small.
 const BODY_LIMIT: u64 = 64 * 1024;
