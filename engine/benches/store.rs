@@ -30,7 +30,9 @@ fn main() -> Outcome<()> {
     let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(2.0);
     let time = Duration::from_secs_f64(seconds);
     let folder = arguments.next().unwrap_or_else(|| env!("CARGO_TARGET_TMPDIR").to_owned());
-    println!("body     writers   msgs/s    MiB/s   bare MiB/s (batch)   ratio   µs CPU/msg   ack p50/p99 ms");
+    println!(
+        "body     writers   msgs/s    MiB/s   bare MiB/s (batch)   ratio   µs CPU/msg   ack p50/p99 ms   reopened in ms   RSS MiB"
+    );
     for (size, writers) in [(1024, 1), (1024, 8), (1024, 64), (1024, 256), (64 << 10, 64)] {
         // Interleaved, because the disk's mood changes; the better of two each.
         let mut best: Option<Measured> = None;
@@ -43,10 +45,10 @@ fn main() -> Outcome<()> {
                 best = Some(measured);
             }
         }
-        let Some(Measured { rate, cpu, p50, p99 }) = best else { continue };
+        let Some(Measured { rate, cpu, p50, p99, reopen, resident }) = best else { continue };
         let bytes = rate * size as f64 / 1_048_576.0;
         println!(
-            "{:>6} B {writers:>7} {rate:>8.0} {bytes:>8.1} {bare:>12.1} ({:>4} KiB) {:>7.2} {cpu:>12.1}   {p50:.2} / {p99:.2}",
+            "{:>6} B {writers:>7} {rate:>8.0} {bytes:>8.1} {bare:>12.1} ({:>4} KiB) {:>7.2} {cpu:>12.1}   {p50:.2} / {p99:.2}   {reopen:>14.0} {resident:>9}",
             size,
             size * writers.div_ceil(2) / 1024,
             bytes / bare,
@@ -78,6 +80,9 @@ struct Measured {
     cpu: f64,
     p50: f64,
     p99: f64,
+    /// Milliseconds to recover all of it.
+    reopen: f64,
+    resident: u64,
 }
 
 fn store(folder: &Path, size: usize, writers: usize, time: Duration) -> Outcome<Measured> {
@@ -114,12 +119,22 @@ fn store(folder: &Path, size: usize, writers: usize, time: Duration) -> Outcome<
         for driver in &drivers {
             driver.abort();
         }
+        let resident = resident()?;
         store.close().await?;
+        for driver in drivers {
+            // Aborted: it gives its handle of the store back.
+            let _ = driver.await;
+        }
+        drop(store);
+        let began = Instant::now();
+        let again = Store::open(Options::new(&path), Arc::new(SystemClock), Arc::new(SystemFiles))?;
+        let reopen = began.elapsed().as_secs_f64() * 1e3;
+        drop(again);
         acks.sort_unstable();
         let at = |share: f64| {
             acks.get((acks.len() as f64 * share) as usize).map_or(0.0, |ack| ack.as_secs_f64() * 1e3)
         };
-        Ok(Measured { rate: taken as f64 / elapsed, cpu, p50: at(0.5), p99: at(0.99) })
+        Ok(Measured { rate: taken as f64 / elapsed, cpu, p50: at(0.5), p99: at(0.99), reopen, resident })
     });
     let _ = std::fs::remove_dir_all(&path);
     measured
@@ -208,4 +223,15 @@ fn cpu_time() -> Outcome<f64> {
     let ticks = |index: usize| fields.get(index).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     // User and system time, in hundredths of a second.
     Ok((ticks(11) + ticks(12)) / 100.0)
+}
+
+/// MiB of memory that this process uses.
+fn resident() -> Outcome<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    Ok(line
+        .and_then(|line| line.split_whitespace().next())
+        .and_then(|text| text.parse::<u64>().ok())
+        .unwrap_or(0)
+        / 1024)
 }

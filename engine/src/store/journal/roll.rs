@@ -1,0 +1,131 @@
+//! From one segment to the next: sealing, naming durably, and having the room for the next one in time.
+
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{Identity, Next, PREPARED, Segment, Stop, Writer};
+use crate::files::{self, File, Files};
+use crate::store::api::StoreFailed;
+use crate::store::codec::Encoder;
+use crate::store::disk::Disk;
+use crate::store::segment::{self, FrameKind, HEADER, Position, SegmentHeader};
+
+impl Writer {
+    /// Seals the segment and goes on in the next one.
+    pub(super) fn roll(&mut self) -> Result<(), Stop> {
+        self.seal(None)?;
+        let next = Next { segment: self.segment.number + 1, batch: self.batch, sequence: self.sequence };
+        self.segment = self.until_room("the next segment could not be made", |writer| {
+            let prepared = writer.prepared.take();
+            let size = prepare_size(&writer.disk, writer.segment_size);
+            create_segment(&*writer.files, &writer.folder, prepared, writer.identity, next, size)
+        })?;
+        self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
+        self.disk.look();
+        Ok(())
+    }
+
+    /// Writes the end frame and gives back the room behind it.
+    fn seal(&mut self, next_id: Option<u64>) -> Result<(), Stop> {
+        self.encoder.clear();
+        encode_end(next_id, &mut self.encoder);
+        self.persist(FrameKind::End)?;
+        // A file that stays longer than it needs to be costs room, and is as readable.
+        if self.segment.file.truncate(self.segment.offset).is_ok() {
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self) -> Result<(), StoreFailed> {
+        let next_id = self.shared.ids.peek();
+        match self.seal(Some(next_id)) {
+            Ok(()) => {
+                if self.prepared.take().is_some() {
+                    let _ = self.files.remove(&self.folder.join(PREPARED));
+                }
+                Ok(())
+            }
+            Err(Stop::Failed(why)) => {
+                self.shared.poison(&why);
+                Err(self.failure())
+            }
+            Err(Stop::Full) => Err(StoreFailed("the disk is full".to_owned())),
+        }
+    }
+
+    /// Preallocates the next segment when the current one is half full and the disk has room to spare.
+    pub(super) fn prepare(&mut self) {
+        // Asking the file system costs little, but not nothing.
+        if self.unseen > 256 << 10 {
+            self.unseen = 0;
+            self.disk.look();
+        }
+        if self.prepared.is_some() || self.segment.offset < self.segment_size / 2 {
+            return;
+        }
+        let size = prepare_size(&self.disk, self.segment_size);
+        if size == 0 {
+            return;
+        }
+        let path = self.folder.join(PREPARED);
+        let made = self.files.create(&path).and_then(|file| file.allocate(size).map(|()| file));
+        match made {
+            Ok(file) => self.prepared = Some((file, size)),
+            Err(_) => {
+                // It was an attempt to have room early; the roll tries again and waits if it must.
+                let _ = self.files.remove(&path);
+            }
+        }
+        self.disk.look();
+        self.note_room();
+    }
+
+    pub(super) fn note_room(&self) {
+        let current = self.segment.allocated.saturating_sub(self.segment.offset);
+        self.disk.set_room(current + self.prepared.as_ref().map_or(0, |(_, size)| *size));
+    }
+}
+
+/// The payload of an end frame.
+pub(in crate::store) fn encode_end(next_id: Option<u64>, out: &mut Encoder) {
+    if let Some(next_id) = next_id {
+        out.flag(1, true);
+        out.number(2, next_id);
+    }
+}
+
+/// How much to preallocate: a segment, if the disk has it to spare.
+pub(super) fn prepare_size(disk: &Disk, segment_size: u64) -> u64 {
+    if disk.can_prepare(segment_size) { segment_size } else { 0 }
+}
+
+/// Makes a segment durable under its name, with nothing but its header in it.
+pub(super) fn create_segment(
+    files: &dyn Files,
+    folder: &Path,
+    prepared: Option<(Arc<dyn File>, u64)>,
+    identity: Identity,
+    next: Next,
+    allocate: u64,
+) -> io::Result<Segment> {
+    let aside = folder.join(PREPARED);
+    let (file, allocated) = match prepared {
+        Some(prepared) => prepared,
+        None => {
+            let file = files.create(&aside)?;
+            // Without room for all of it, it grows as it is written.
+            let allocated = if allocate > 0 && file.allocate(allocate).is_ok() { allocate } else { 0 };
+            (file, allocated)
+        }
+    };
+    let Identity { epoch, salt, key_id } = identity;
+    let Next { segment: number, batch, sequence } = next;
+    let header = SegmentHeader { number, epoch, salt, key_id, sequence, batch }.encode();
+    files::write_all(&*file, &mut [IoSlice::new(&header)], 0)?;
+    file.sync()?;
+    files.rename(&aside, &segment::path(folder, number))?;
+    files.sync_dir(folder)?;
+    Ok(Segment { number, file, offset: HEADER as u64, allocated })
+}
