@@ -70,10 +70,7 @@ impl Journal {
         let (sender, jobs) = bounded(transactions + 16);
         let stop = writer.stop.clone();
         let thread = std::thread::Builder::new().name("septet-journal".to_owned());
-        let thread = thread.spawn(move || {
-            writer.run(&jobs);
-            drop(lock);
-        })?;
+        let thread = thread.spawn(move || writer.run(&jobs, lock))?;
         Ok(Journal { jobs: Some(sender), thread: Some(thread), stop })
     }
 
@@ -222,7 +219,7 @@ impl Writer {
         Ok(writer)
     }
 
-    fn run(mut self, jobs: &Receiver<Job>) {
+    fn run(mut self, jobs: &Receiver<Job>, lock: Box<dyn Lock>) {
         while let Ok(first) = jobs.recv() {
             match self.batch(first, jobs) {
                 Ok(None) => {}
@@ -230,8 +227,10 @@ impl Writer {
                     let result = self.close();
                     self.shared.closed.store(result.is_ok(), Ordering::Release);
                     self.shared.end(&StoreFailed("it was closed".to_owned()));
+                    // Whoever hears that it is closed may open it at once.
+                    drop(lock);
                     let _ = closed.send(result);
-                    return;
+                    return self.refuse_rest(jobs);
                 }
                 Err(stop) => {
                     match stop {
@@ -240,19 +239,20 @@ impl Writer {
                             self.shared.end(&StoreFailed("the disk was full at the end".to_owned()))
                         }
                     }
-                    self.refuse_rest(jobs);
-                    return;
+                    return self.refuse_rest(jobs);
                 }
             }
         }
         // Every handle is gone, and nobody closed: that is how a crash looks, and recovery treats it so.
     }
 
-    /// After the end: transactions are dropped (their waiters have been told), a close is answered.
+    /// After the end: transactions are dropped (their waiters have been told), a close is answered. What is
+    /// sent while nobody receives would lie in the channel, and who waits for it would wait for ever.
     fn refuse_rest(&self, jobs: &Receiver<Job>) {
         for job in jobs {
             if let Job::Close(closed) = job {
-                let _ = closed.send(Err(self.failure()));
+                let clean = self.shared.closed.load(Ordering::Acquire);
+                let _ = closed.send(if clean { Ok(()) } else { Err(self.failure()) });
             }
         }
     }
