@@ -139,3 +139,20 @@ async fn the_commands_show_what_the_api_says_and_end_with_the_right_code() {
     assert_eq!(searched["events"].as_array().unwrap().len(), 1, "{searched}");
     assert!(!searched.to_string().to_lowercase().contains("mrn 1"), "the audit names the key, not its value");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looked_at_a_message_is_known_after_a_kill() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let _receiver = Receiver::listen(outbound).await;
+    let mut septet = Septet::start(&relay(inbound, outbound, "")).await;
+    Client::connect(inbound).await.send(&oru("C1", "A1", "MRN-1")).await;
+    let found = septet
+        .until("/api/v1/messages?control_id=C1", |page| !page["messages"].as_array().unwrap().is_empty())
+        .await;
+    let id = found["messages"][0]["id"].as_u64().unwrap();
+    septet.get(&format!("/api/v1/messages/{id}")).await;
+    septet.kill();
+    septet.run().await;
+    let events = septet.get("/api/v1/events?kind=message.viewed").await;
+    assert_eq!(events["events"][0]["message_id"].as_u64(), Some(id));
+}

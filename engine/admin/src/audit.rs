@@ -4,10 +4,15 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use septet_engine::director::Engine;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::header::Header;
+use septet_engine::store::{Class, Op, Transaction};
+
+/// How long an answer waits for its record where the disk takes nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Remembers what was recorded in the current minute.
 pub(crate) struct Audit {
@@ -34,43 +39,58 @@ impl Audit {
     }
 
     /// Somebody saw a body or a detail of this message.
-    pub(crate) fn viewed(&self, who: Option<&str>, header: &Header) {
+    pub(crate) async fn viewed(&self, who: Option<&str>, header: &Header) {
         if self.first_this_minute(who, "message.viewed", header.id.to_string()) {
             let text = format!("message {} was viewed", header.id);
             self.log(
                 who,
                 NewEvent::new(Level::Info, "message.viewed", text).message(header.session, header.id),
-            );
+            )
+            .await;
         }
     }
 
     /// Somebody saw the details of a session's trace.
-    pub(crate) fn viewed_session(&self, who: Option<&str>, first: &Header) {
+    pub(crate) async fn viewed_session(&self, who: Option<&str>, first: &Header) {
         if self.first_this_minute(who, "message.viewed", format!("session {}", first.session)) {
             let text = format!("the trace of session {} was viewed", first.session);
             self.log(
                 who,
                 NewEvent::new(Level::Info, "message.viewed", text).message(first.session, first.id),
-            );
+            )
+            .await;
         }
     }
 
     /// Somebody searched by keys or listed them. The names of the keys, never their values.
-    pub(crate) fn searched(&self, who: Option<&str>, keys: &[(String, String)]) {
+    pub(crate) async fn searched(&self, who: Option<&str>, keys: &[(String, String)]) {
         let names: Vec<_> = keys.iter().map(|(name, _)| name.as_str()).collect();
         let target = if names.is_empty() { "listed search keys".to_owned() } else { names.join(", ") };
         if self.first_this_minute(who, "messages.searched", target.clone()) {
             let text = if names.is_empty() { target } else { format!("messages were searched by {target}") };
-            self.log(who, NewEvent::new(Level::Info, "messages.searched", text));
+            self.log(who, NewEvent::new(Level::Info, "messages.searched", text)).await;
         }
     }
 
-    fn log(&self, who: Option<&str>, event: NewEvent) {
+    /// On disk before the answer leaves; a full disk holds an answer up for a while, not for ever.
+    async fn log(&self, who: Option<&str>, event: NewEvent) {
         let event = match who {
             Some(who) => event.who(who),
             None => event,
         };
-        self.engine.store().log(event);
+        let store = self.engine.store();
+        let written = async {
+            let Ok(permit) = store.reserve(Class::Completion, 0).await else { return };
+            let event = Transaction::new(vec![Op::Event(event)]);
+            if let Ok(committed) = store.submit(permit, event) {
+                // A store that has failed says so itself.
+                let _ = store.durable(committed.sequence).await;
+            }
+        };
+        tokio::select! {
+            () = written => {}
+            () = store.clock().sleep(PATIENCE) => {}
+        }
     }
 
     fn first_this_minute(&self, who: Option<&str>, kind: &'static str, target: String) -> bool {

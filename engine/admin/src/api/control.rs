@@ -214,7 +214,7 @@ async fn bulk(
 ) -> Result<Json<BulkView>, Problem> {
     let options = json(body)?;
     only(&options, &["filter", "dry_run"])?;
-    let mut filter = filter(context, who, &options)?;
+    let mut filter = filter(context, who, &options).await?;
     filter.status = vec![Status::Suspended];
     let engine = &context.parts.engine;
     let mut ids: Vec<MessageId> = Vec::new();
@@ -262,7 +262,7 @@ pub(crate) async fn replay(
 ) -> Result<Json<ReplayView>, Problem> {
     let options = json(&body)?;
     only(&options, &["filter", "target", "dry_run"])?;
-    let filter = filter(&context, who.name.as_deref(), &options)?;
+    let filter = filter(&context, who.name.as_deref(), &options).await?;
     let target = text(&options, "target")?;
     let dry_run = dry_run(&options)?;
     let report = context.parts.engine.replay(&filter, target, dry_run, who.name.as_deref()).await?;
@@ -283,13 +283,13 @@ pub(crate) async fn purge() -> Problem {
     )
 }
 
-fn filter(context: &Context, who: Option<&str>, options: &Value) -> Result<MessageFilter, Problem> {
+async fn filter(context: &Context, who: Option<&str>, options: &Value) -> Result<MessageFilter, Problem> {
     let Some(filter) = options.get("filter") else {
         return Err(Problem::bad_request("filter is missing; {} selects everything"));
     };
     let query = MessageQuery::new(pairs_of(filter)?)?;
     if query.touches_keys() {
-        context.audit.searched(who, &query.filter.keys);
+        context.audit.searched(who, &query.filter.keys).await;
     }
     Ok(query.filter)
 }

@@ -72,7 +72,7 @@ async fn find(
     query: MessageQuery,
 ) -> Result<Json<MessageList>, Problem> {
     if query.touches_keys() {
-        context.audit.searched(who, &query.filter.keys);
+        context.audit.searched(who, &query.filter.keys).await;
     }
     let page = context.parts.engine.store().search(&query.filter, query.cursor, query.limit).await?;
     Ok(Json(MessageList {
@@ -98,7 +98,7 @@ pub(crate) async fn show(
     Path(id): Path<String>,
 ) -> Result<Json<MessageView>, Problem> {
     let header = header(&context, &id)?;
-    context.audit.viewed(who.name.as_deref(), &header);
+    context.audit.viewed(who.name.as_deref(), &header).await;
     let body = match header.body_id {
         Some(body) => Some(BodyView::new(&context.parts.engine.store().body(body).await?)),
         None => None,
@@ -119,7 +119,7 @@ pub(crate) async fn raw(
     let Some(body) = header.body_id else {
         return Err(Problem::not_found(format!("message {} has no body", header.id)));
     };
-    context.audit.viewed(who.name.as_deref(), &header);
+    context.audit.viewed(who.name.as_deref(), &header).await;
     let body = context.parts.engine.store().body(body).await?;
     let masked = match body.format() {
         Format::Record => body.as_record().filter(|record| record.has_secrets()),

@@ -44,7 +44,7 @@ pub(crate) async fn show(
         headers.iter().map(|header| HeaderView { keys: None, ..HeaderView::with_detail(header) }).collect();
     let events: Vec<_> = events.iter().map(|event| EventView::new(event, true)).collect();
     if messages.iter().any(|m| m.detail.is_some()) || events.iter().any(|event| event.detail.is_some()) {
-        context.audit.viewed_session(who.name.as_deref(), first);
+        context.audit.viewed_session(who.name.as_deref(), first).await;
     }
     let status = session_status(&headers);
     let over = matches!(status, "error" | "completed");
