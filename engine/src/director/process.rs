@@ -81,6 +81,8 @@ pub(super) struct Driver {
     pub(super) definitions: HashMap<String, Arc<Definition>>,
     /// How many requests are taken though the pool may not have room for them.
     ahead: usize,
+    /// The last batch had requests.
+    asked: bool,
     /// Taken, but behind another job of the same instance.
     backlog: VecDeque<Work>,
     /// Responses of suspended instances.
@@ -127,6 +129,7 @@ impl Driver {
             timers: BTreeSet::new(),
             definitions: HashMap::new(),
             ahead: 1,
+            asked: false,
             backlog: VecDeque::new(),
             parked: Vec::new(),
             held: HashMap::new(),
@@ -284,6 +287,7 @@ impl Driver {
                 batch.push(Work::Request(delivery));
             }
         }
+        self.asked = batch.iter().any(|work| matches!(work, Work::Request(_)));
         self.backlog = later;
         Ok(batch)
     }
@@ -299,7 +303,11 @@ impl Driver {
 
     /// What the last batch teaches about taking ahead: running what then goes back is work for nothing.
     pub(super) fn learn(&mut self, full: bool) {
-        self.ahead = if full { 1 } else { (self.ahead * 2).min(BATCH) };
+        match full {
+            true => self.ahead = 1,
+            false if self.asked => self.ahead = (self.ahead * 2).min(BATCH),
+            false => {}
+        }
     }
 
     /// A request of the batch goes back to its place; it has not been run, or not for good.
