@@ -9,6 +9,7 @@ use crate::api;
 #[openapi(
     info(title = "Septet admin API", description = "Errors are RFC 9457 problem details."),
     paths(
+        document,
         api::health::healthz,
         api::health::readyz,
         api::health::metrics,
@@ -38,7 +39,8 @@ use crate::api;
 )]
 struct Document;
 
-/// `GET /api/v1/openapi.json`.
+/// This document.
+#[utoipa::path(get, path = "/api/v1/openapi.json", responses((status = 200, description = "OpenAPI 3.1")))]
 pub(crate) async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(Document::openapi())
 }
@@ -55,6 +57,7 @@ mod tests {
             "/healthz",
             "/readyz",
             "/metrics",
+            "/api/v1/openapi.json",
             "/api/v1/production",
             "/api/v1/production/reload",
             "/api/v1/items",
