@@ -183,7 +183,7 @@ pub struct ClientTls {
 }
 
 /// `[oauth.NAME]`: a named OAuth client. Plain data; septet-oauth gives it meaning.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct OAuthClient {
     /// Its name.
     pub name: String,
@@ -239,6 +239,15 @@ pub struct OAuthClient {
     pub default_lifetime: Duration,
     /// TLS to the token endpoint.
     pub tls: ClientTls,
+}
+
+impl fmt::Debug for OAuthClient {
+    /// Names only: extra parameters and headers may be secrets, too.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("OAuthClient");
+        shown.field("name", &self.name).field("grant", &self.grant).field("client_id", &self.client_id);
+        shown.finish_non_exhaustive()
+    }
 }
 
 /// `[transforms.NAME]`.
