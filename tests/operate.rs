@@ -135,6 +135,12 @@ async fn the_commands_show_what_the_api_says_and_end_with_the_right_code() {
     assert_eq!(out(&["trace", "999999"]).0, Some(1));
     assert_eq!(out(&["trace"]).0, Some(2));
     assert_eq!(out(&["items", "--url", "http://127.0.0.1:1"]).0, Some(3));
+    // `septet items | head` is no error: a reader that went away is no reason to panic.
+    let mut piped = std::process::Command::new(env!("CARGO_BIN_EXE_septet"));
+    piped.arg("items").env("SEPTET_URL", septet.url("")).stdout(std::process::Stdio::piped());
+    let mut piped = piped.spawn().unwrap();
+    drop(piped.stdout.take());
+    assert_eq!(piped.wait().unwrap().code(), Some(0));
     let searched = septet.get("/api/v1/events?kind=messages.searched").await;
     assert_eq!(searched["events"].as_array().unwrap().len(), 1, "{searched}");
     assert!(!searched.to_string().to_lowercase().contains("mrn 1"), "the audit names the key, not its value");

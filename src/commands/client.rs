@@ -7,6 +7,8 @@ use clap::Args;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
+use crate::output;
+
 /// Where the admin API is and how to sign in.
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Client {
@@ -123,7 +125,7 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
         let padded: Vec<_> = cells.zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        output::line(padded.join("  ").trim_end());
     };
     line(&mut heads.iter().copied());
     for row in rows {
@@ -133,5 +135,5 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) {
 
 /// Pretty JSON, as the API gave it.
 pub(crate) fn print_json(value: &Value) {
-    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+    output::line(serde_json::to_string_pretty(value).unwrap_or_default());
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Map, Value};
 
 use super::client::{Client, Failure, print_json, table, text};
+use crate::output::line;
 
 /// Lists messages, newest first.
 ///
@@ -98,7 +99,7 @@ impl Messages {
             &rows,
         );
         if let Some(next) = answer.get("next").and_then(Value::as_u64) {
-            println!("more: --cursor {next}");
+            line(format_args!("more: --cursor {next}"));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::client::{Client, print_json, text};
+use crate::output::line;
 
 /// Sends a stored request again: same session, same source, a new id.
 #[derive(clap::Args, Debug)]
@@ -27,13 +28,13 @@ impl Resend {
         };
         match self.client.post(&format!("/api/v1/messages/{}/resend", self.id), &body).await {
             Ok(answer) if self.client.json => print_json(&answer),
-            Ok(answer) => println!(
+            Ok(answer) => line(format_args!(
                 "message {} of session {} resends {}; see: septet trace {}",
                 text(&answer, "id"),
                 text(&answer, "session"),
                 text(&answer, "resent_from"),
                 text(&answer, "session")
-            ),
+            )),
             Err(failure) => return failure.report(),
         }
         ExitCode::SUCCESS

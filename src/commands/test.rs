@@ -31,6 +31,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::composition;
+use crate::output::line;
 
 /// Runs the tests beside productions.
 #[derive(clap::Args, Debug)]
@@ -126,7 +127,7 @@ impl Test {
             let text = match std::fs::read_to_string(&file) {
                 Ok(text) => text,
                 Err(_) => {
-                    println!("{}: no tests.toml", production.display());
+                    line(format_args!("{}: no tests.toml", production.display()));
                     continue;
                 }
             };
@@ -147,21 +148,21 @@ impl Test {
                 match run_case(&plan, &folder, &case).await {
                     Ok(()) => {
                         passed += 1;
-                        println!("ok    {}: {}", plan.production.name, case.name);
+                        line(format_args!("ok    {}: {}", plan.production.name, case.name));
                     }
                     Err(why) => {
                         failed += 1;
-                        println!(
+                        line(format_args!(
                             "FAIL  {}: {}\n      {}",
                             plan.production.name,
                             case.name,
                             why.replace('\n', "\n      ")
-                        );
+                        ));
                     }
                 }
             }
         }
-        println!("{passed} passed, {failed} failed");
+        line(format_args!("{passed} passed, {failed} failed"));
         ExitCode::from(u8::from(failed > 0))
     }
 }

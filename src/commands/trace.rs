@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::client::{Client, print_json, text};
+use crate::output::line;
 
 /// Shows every leg of a session in order, and what happened on the way.
 #[derive(clap::Args, Debug)]
@@ -20,7 +21,7 @@ impl Trace {
     pub(crate) async fn run(self) -> ExitCode {
         match self.client.get(&format!("/api/v1/sessions/{}", self.session), &[]).await {
             Ok(trace) if self.client.json => print_json(&trace),
-            Ok(trace) => print!("{}", picture(&trace)),
+            Ok(trace) => line(picture(&trace).trim_end()),
             Err(failure) => return failure.report(),
         }
         ExitCode::SUCCESS
