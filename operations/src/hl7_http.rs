@@ -5,13 +5,9 @@
 //! MSA-2 is not the message's MSH-10 is an `ack.stray` and counts as no reply (`none`), as does a success
 //! without an acknowledgement. Any other status without one is no usable reply (`fault`).
 
-use std::fmt;
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
-use reqwest::{Method, Request, StatusCode};
+use reqwest::{Method, Request};
 use schemars::JsonSchema;
 use septet_engine::body::{Body, HL7};
 use septet_engine::config::build::{At, Build};
@@ -19,12 +15,8 @@ use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::Ordered;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::fault::Fault;
-use septet_engine::host::{
-    BusinessOperation, Disposition, HostFault, OperationContext, OperationError, OperationFactory, Outcome,
-    Runtime,
-};
-use septet_engine::id::ItemName;
-use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::host::{Disposition, OperationContext, OperationError, Outcome};
+use septet_engine::registry::{Built, Facts, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_engine::token::{AccessToken, Placement};
 use septet_hl7::ack::{Ack, ack_of};
@@ -33,10 +25,10 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::hl7_mllp::{MatchAck, judge};
-use crate::http_client::{Peer, PeerPlan, Reply};
-use crate::http_settings::{
-    OauthUse, check_clear_text, check_idempotency_header, check_tls, check_url, peer_name,
-};
+use crate::http_client::{PeerPlan, Reply, Secrets};
+use crate::http_operation::{Dialogue, HttpFactory};
+use crate::http_reply::{answered, with_words};
+use crate::http_settings::{OauthUse, check_clear_text, check_peer};
 use crate::http_template::{Known, check_headers, check_template, fill_headers, is_credential, unsuitable};
 use crate::template::{Place, Source, Template};
 
@@ -82,17 +74,13 @@ fn hl7() -> String {
 
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
-    let url = check_url(build, &settings.url);
-    check_tls(build, settings.tls.as_ref());
-    let mut right = true;
-    if let Some(oauth) = &settings.oauth {
-        right &= build.oauth_client(&[At::Key("oauth")], &oauth.client);
-        if oauth.placement == Placement::Body {
-            let text = "placement = \"body\" sends a form, which an HL7 message cannot be";
-            let suggestion = Some("use placement = \"header\"".to_owned());
-            build.error("S0335", &[At::Key("oauth"), At::Key("placement")], text, suggestion);
-            right = false;
-        }
+    let peer = check_peer(build, &settings.url, settings.oauth.as_ref(), settings.tls.as_ref());
+    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
+    let right = placement != Some(Placement::Body);
+    if !right {
+        let text = "placement = \"body\" sends a form, which an HL7 message cannot be";
+        let suggestion = Some("use placement = \"header\"".to_owned());
+        build.error("S0335", &[At::Key("oauth"), At::Key("placement")], text, suggestion);
     }
     let content_type = HeaderValue::from_str(&settings.content_type).ok();
     if content_type.is_none() {
@@ -104,11 +92,9 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         let suggestion = Some("leave it at \"control_id\" unless the peer sends no MSA-2".to_owned());
         build.warning("S0354", &[At::Key("match_ack")], text, suggestion);
     }
-    let idempotency_header = check_idempotency_header(build);
     let template = check_template(build, &[At::Key("url")], Known::Hl7, &settings.url);
-    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
     let headers = check_headers(build, &[At::Key("headers")], Known::Hl7, placement, &settings.headers);
-    let url = url?;
+    let (url, peer) = peer?;
     let credentials = settings.headers.iter().any(|(name, _)| is_credential(name));
     let token = settings.oauth.is_some().then_some("an OAuth token");
     let secret = token.or(credentials.then_some("a secret"));
@@ -116,19 +102,13 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let oauth: Vec<String> = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
     let plan = Plan {
         url: template?,
-        peer: PeerPlan {
-            name: peer_name(&url),
-            oauth: settings.oauth,
-            tls: settings.tls,
-            idempotency_header: idempotency_header?,
-        },
+        peer,
         content_type: content_type?,
         headers: headers?,
         match_ack: settings.match_ack,
     };
     let facts = Facts { oauth, replies: Some(Family::Hl7), answers: true, ..Facts::default() };
-    let factory = Factory::Operation(Arc::new(Hl7HttpFactory(Arc::new(plan))));
-    right.then_some(Built { factory, facts })
+    right.then(|| Built { factory: HttpFactory::of(plan), facts })
 }
 
 // === Running ===
@@ -141,44 +121,32 @@ struct Plan {
     match_ack: MatchAck,
 }
 
-struct Hl7HttpFactory(Arc<Plan>);
-
-impl fmt::Debug for Hl7HttpFactory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hl7Http({})", self.0.peer.name)
-    }
+/// All that is sent here.
+fn hl7_of(cx: &OperationContext) -> Result<&Message, OperationError> {
+    let not_hl7 = || OperationError::message("hl7", "the message is not HL7, which is all that is sent here");
+    cx.body.as_hl7().ok_or_else(not_hl7)
 }
 
-impl OperationFactory for Hl7HttpFactory {
-    fn create(&self, _runtime: &Runtime, _item: &ItemName) -> Box<dyn BusinessOperation> {
-        Box::new(Hl7HttpOperation { plan: self.0.clone(), peer: None })
-    }
-}
-
-struct Hl7HttpOperation {
-    plan: Arc<Plan>,
-    /// There once started.
-    peer: Option<Peer>,
-}
-
-#[async_trait]
-impl BusinessOperation for Hl7HttpOperation {
-    async fn start(&mut self) -> Result<(), HostFault> {
-        self.peer = Some(Peer::new(&self.plan.peer)?);
-        Ok(())
+impl Dialogue for Plan {
+    fn peer(&self) -> &PeerPlan {
+        &self.peer
     }
 
-    async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
-        let peer = Peer::ready(&mut self.peer, cx)?;
-        let not_hl7 =
-            || OperationError::message("hl7", "the message is not HL7, which is all that is sent here");
-        let message = cx.body.as_hl7().ok_or_else(not_hl7)?;
-        let make = |token: Option<&AccessToken>, _: &mut _| request(&self.plan, cx, message, token);
-        let reply = peer.exchange(cx, make).await?;
+    fn request(
+        &self,
+        cx: &OperationContext,
+        token: Option<&AccessToken>,
+        _secrets: &mut Secrets,
+    ) -> Result<Request, OperationError> {
+        request(self, cx, hl7_of(cx)?, token)
+    }
+
+    fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError> {
+        let message = hl7_of(cx)?;
         let ours = |ack: &Ack| {
-            self.plan.match_ack == MatchAck::Any || ack.control_id.trim() == message.control_id().trim()
+            self.match_ack == MatchAck::Any || ack.control_id.trim() == message.control_id().trim()
         };
-        outcome(&reply, ours, cx, &peer.name)
+        outcome(&reply, ours, cx, peer)
     }
 }
 
@@ -233,9 +201,7 @@ fn outcome(
             ("none".to_owned(), None, Some(with_words(Fault::new("call", "none", text), reply)))
         }
         None => {
-            let reason = StatusCode::from_u16(reply.status).ok().and_then(|status| status.canonical_reason());
-            let reason = reason.unwrap_or("an unknown status");
-            let text = format!("{peer} answered HTTP {} {reason} without an acknowledgement", reply.status);
+            let text = format!("{} without an acknowledgement", answered(reply.status, peer));
             let fault = with_words(Fault::new("call", format!("{:03}", reply.status), text), reply);
             if retry_after.is_none() {
                 return Err(OperationError { disposition: Disposition::ByCode("fault"), fault });
@@ -246,23 +212,19 @@ fn outcome(
     Ok(Outcome::Replied { code, body, fault, retry_after })
 }
 
-fn with_words(fault: Fault, reply: &Reply) -> Fault {
-    match reply.words() {
-        Some(words) => fault.with_detail(words),
-        None => fault,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::sync::{Arc, Mutex};
 
     use axum::Router;
     use axum::http::{HeaderMap, Uri};
     use axum::response::{IntoResponse, Response};
+    use reqwest::StatusCode;
+    use septet_engine::host::BusinessOperation as _;
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::http_operation::HttpOperation;
     use crate::testing::{Events, check, delivery, hl7, runtime};
 
     const MESSAGE: &str = "MSH|^~\\&|A|B|C|D|20260101||ORU^R01|M1|P|2.5\rPID|1||4711\rZZZ|odd\n";
@@ -310,7 +272,7 @@ mod tests {
             headers: vec![("x-type".parse().unwrap(), Template::parse("{MSH-9.2}").unwrap())],
             match_ack: MatchAck::ControlId,
         };
-        let mut operation = Hl7HttpOperation { plan: Arc::new(plan), peer: None };
+        let mut operation = HttpOperation::new(Arc::new(plan));
         operation.start().await.unwrap();
         let events = Arc::new(Events::default());
         let cx = delivery(42, hl7(MESSAGE), &runtime(events.clone()));
@@ -380,7 +342,7 @@ mod tests {
             headers: Vec::new(),
             match_ack: MatchAck::ControlId,
         };
-        let mut operation = Hl7HttpOperation { plan: Arc::new(plan), peer: None };
+        let mut operation = HttpOperation::new(Arc::new(plan));
         operation.start().await.unwrap();
         let body = crate::testing::record(serde_json::json!({}));
         let error = operation.on_message(&delivery(1, body, &runtime(Arc::default()))).await.unwrap_err();

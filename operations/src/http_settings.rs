@@ -13,6 +13,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use url::{Host, Url};
 
 use crate::client_tls;
+use crate::http_client::PeerPlan;
 
 /// `oauth = "name"` or `oauth = { client = "name", placement = "header" }`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,8 +79,26 @@ impl JsonSchema for OauthUse {
     }
 }
 
+/// Checks what all operations over HTTP have: `url`, `oauth`, `tls`, `idempotency_header`. Everything that is
+/// wrong is reported.
+pub(crate) fn check_peer(
+    build: &mut Build<'_>,
+    url: &str,
+    oauth: Option<&OauthUse>,
+    tls: Option<&ClientTls>,
+) -> Option<(Url, PeerPlan)> {
+    let url = check_url(build, url);
+    check_tls(build, tls);
+    let known = oauth.is_none_or(|oauth| build.oauth_client(&[At::Key("oauth")], &oauth.client));
+    let idempotency_header = check_idempotency_header(build);
+    let (url, idempotency_header) = (url?, idempotency_header?);
+    let plan =
+        PeerPlan { name: peer_name(&url), oauth: oauth.cloned(), tls: tls.cloned(), idempotency_header };
+    known.then_some((url, plan))
+}
+
 /// Checks `url`: http or https, a host, no credentials, no fragment. Reports what is wrong with it.
-pub(crate) fn check_url(build: &mut Build<'_>, text: &str) -> Option<Url> {
+fn check_url(build: &mut Build<'_>, text: &str) -> Option<Url> {
     let at = &[At::Key("url")];
     let authority = text.split_once("://").map(|(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or(""));
     if authority.is_some_and(|authority| authority.contains('{')) {
@@ -142,7 +161,7 @@ pub(crate) fn check_tls(build: &mut Build<'_>, tls: Option<&ClientTls>) {
 }
 
 /// Checks the common key `idempotency_header`.
-pub(crate) fn check_idempotency_header(build: &mut Build<'_>) -> Option<HeaderName> {
+fn check_idempotency_header(build: &mut Build<'_>) -> Option<HeaderName> {
     let header = HeaderName::try_from(build.common.idempotency_header.as_str()).ok();
     if header.is_none() {
         build.error("S0336", &[At::Key("idempotency_header")], "this is no name of an HTTP header", None);
@@ -161,7 +180,7 @@ fn is_loopback(url: &Url) -> bool {
 }
 
 /// `host:port` of a URL.
-pub(crate) fn peer_name(url: &Url) -> String {
+fn peer_name(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     url.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }

@@ -5,7 +5,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use septet_engine::config::build::{At, Build, did_you_mean};
 use septet_engine::config::units::Ordered;
 use septet_engine::host::OperationError;
-use septet_engine::record::MessageType;
+use septet_engine::record::{MessageType, MessageTypes};
 use septet_engine::token::Placement;
 use zeroize::Zeroizing;
 
@@ -18,6 +18,29 @@ pub(crate) enum Known<'a> {
     Hl7,
     /// `Json`, `Text` and such: nothing is known of their fields.
     Open,
+}
+
+/// Types that services and operations make of undeclared content.
+pub(crate) const UNDECLARED: [&str; 4] = ["Json", "Text", "Binary", "Alert"];
+
+impl<'a> Known<'a> {
+    /// What is known of the message type `name`; one that does not exist is reported.
+    pub(crate) fn of(
+        build: &mut Build<'_>,
+        types: &'a MessageTypes,
+        at: &[At<'_>],
+        name: &str,
+    ) -> Option<Known<'a>> {
+        match types.get(name) {
+            Some(declared) => Some(Known::Declared(declared)),
+            None if name.contains('^') || matches!(name, "ACK" | "MCF") => Some(Known::Hl7),
+            None if UNDECLARED.contains(&name) => Some(Known::Open),
+            None => {
+                build.message_type(at, name);
+                None
+            }
+        }
+    }
 }
 
 /// Reads a template and compares its places with the message type.

@@ -7,6 +7,8 @@ pub mod file;
 pub mod hl7_http;
 pub mod hl7_mllp;
 mod http_client;
+mod http_operation;
+mod http_reply;
 mod http_settings;
 mod http_template;
 pub mod rest;

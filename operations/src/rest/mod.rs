@@ -2,41 +2,33 @@
 //! status is the code that the reply actions judge; its body becomes a record where the request declares
 //! the type of its reply.
 //!
-//! [`request`] makes the request, [`reply`] reads the answer; both are pure. What crosses the network and
-//! how is in [`crate::http_client`].
+//! [`request`] makes the request, [`crate::http_reply`] reads the answer; both are pure.
 
-mod reply;
 mod request;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
 
-use async_trait::async_trait;
-use reqwest::Method;
 use reqwest::header::HeaderName;
+use reqwest::{Method, Request};
 use schemars::JsonSchema;
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::diagnostic::Severity;
 use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::Ordered;
-use septet_engine::host::{
-    BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
-};
-use septet_engine::id::ItemName;
+use septet_engine::host::{OperationContext, OperationError, Outcome};
 use septet_engine::record::FieldType;
-use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::registry::{Built, Facts, ItemClass, ItemKind};
 use septet_engine::reply::Family;
-use septet_engine::token::Placement;
+use septet_engine::token::{AccessToken, Placement};
 use serde::Deserialize;
 
-use crate::http_client::{Peer, PeerPlan};
-use crate::http_settings::{
-    OauthUse, check_clear_text, check_idempotency_header, check_tls, check_url, peer_name,
-};
-use crate::http_template::{Known, check_headers, check_template, is_credential};
+use crate::http_client::{PeerPlan, Reply, Secrets};
+use crate::http_operation::{Dialogue, HttpFactory};
+use crate::http_reply;
+use crate::http_settings::{OauthUse, check_clear_text, check_peer};
+use crate::http_template::{Known, UNDECLARED, check_headers, check_template, is_credential};
 use crate::template::Template;
 
 /// The class.
@@ -127,12 +119,7 @@ const METHODS: [Method; 6] =
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
     let before = build.problems.iter().filter(|p| p.severity == Severity::Error).count();
-    let url = check_url(build, &settings.url);
-    check_tls(build, settings.tls.as_ref());
-    if let Some(oauth) = &settings.oauth {
-        build.oauth_client(&[At::Key("oauth")], &oauth.client);
-    }
-    let header = check_idempotency_header(build);
+    let peer = check_peer(build, &settings.url, settings.oauth.as_ref(), settings.tls.as_ref());
     if settings.requests.is_empty() {
         let suggestion = Some(format!("add [operations.{}.requests.TYPE]", build.item));
         build.error("S0334", &[At::Key("requests")], "no message type is mapped to a request", suggestion);
@@ -148,26 +135,17 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
             requests.insert(name.to_owned(), plan);
         }
     }
-    let url = url?;
+    let (url, peer) = peer?;
     check_clear_text(build, &url, secret, settings.allow_plain_http);
     let errors = build.problems.iter().filter(|p| p.severity == Severity::Error).count();
     if errors > before {
         return None;
     }
     let oauth = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
-    let peer = PeerPlan {
-        name: peer_name(&url),
-        oauth: settings.oauth,
-        tls: settings.tls,
-        idempotency_header: header?,
-    };
     let rest = Rest { requests, peer };
     let facts = Facts { oauth, replies: Some(Family::Http), answers: true, ..Facts::default() };
-    Some(Built { factory: Factory::Operation(Arc::new(RestFactory(Arc::new(rest)))), facts })
+    Some(Built { factory: HttpFactory::of(rest), facts })
 }
-
-/// Types that services and operations make of undeclared content.
-const UNDECLARED: [&str; 4] = ["Json", "Text", "Binary", "Alert"];
 
 fn request_plan(
     build: &mut Build<'_>,
@@ -177,15 +155,7 @@ fn request_plan(
 ) -> Option<RequestPlan> {
     let at = [At::Key("requests"), At::Key(name)];
     let types = build.names.types.clone();
-    let known = match types.get(name) {
-        Some(declared) => Known::Declared(declared),
-        None if name.contains('^') || matches!(name, "ACK" | "MCF") => Known::Hl7,
-        None if UNDECLARED.contains(&name) => Known::Open,
-        None => {
-            build.message_type(&at, name);
-            return None;
-        }
-    };
+    let known = Known::of(build, &types, &at, name)?;
     let place = |key| [At::Key("requests"), At::Key(name), At::Key(key)];
     let mut whole = true;
 
@@ -259,43 +229,30 @@ struct Rest {
     peer: PeerPlan,
 }
 
-struct RestFactory(Arc<Rest>);
-
-impl fmt::Debug for RestFactory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Rest({})", self.0.peer.name)
-    }
-}
-
-impl OperationFactory for RestFactory {
-    fn create(&self, _runtime: &Runtime, _item: &ItemName) -> Box<dyn BusinessOperation> {
-        Box::new(RestOperation { rest: self.0.clone(), peer: None })
-    }
-}
-
-struct RestOperation {
-    rest: Arc<Rest>,
-    /// There once started.
-    peer: Option<Peer>,
-}
-
-#[async_trait]
-impl BusinessOperation for RestOperation {
-    async fn start(&mut self) -> Result<(), HostFault> {
-        self.peer = Some(Peer::new(&self.rest.peer)?);
-        Ok(())
-    }
-
-    async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
-        let peer = Peer::ready(&mut self.peer, cx)?;
+impl Rest {
+    /// The request that the message's type is mapped to.
+    fn plan(&self, cx: &OperationContext) -> Result<&RequestPlan, OperationError> {
         let type_name = cx.body.type_name();
-        let plan = self.rest.requests.get(type_name).ok_or_else(|| {
-            OperationError::message(
-                "request",
-                format!("no request is mapped to messages of type {type_name}"),
-            )
-        })?;
-        let reply = peer.exchange(cx, |token, secrets| request::make(plan, cx, token, secrets)).await?;
-        Ok(reply::outcome(reply, plan.reply.as_deref(), cx, &peer.name))
+        let unmapped = || format!("no request is mapped to messages of type {type_name}");
+        self.requests.get(type_name).ok_or_else(|| OperationError::message("request", unmapped()))
+    }
+}
+
+impl Dialogue for Rest {
+    fn peer(&self) -> &PeerPlan {
+        &self.peer
+    }
+
+    fn request(
+        &self,
+        cx: &OperationContext,
+        token: Option<&AccessToken>,
+        secrets: &mut Secrets,
+    ) -> Result<Request, OperationError> {
+        request::make(self.plan(cx)?, cx, token, secrets)
+    }
+
+    fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError> {
+        Ok(http_reply::outcome(reply, self.plan(cx)?.reply.as_deref(), cx, peer))
     }
 }

@@ -24,8 +24,9 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
-use super::{BodyKind, RequestPlan, Rest, RestOperation};
+use super::{BodyKind, RequestPlan, Rest};
 use crate::http_client::PeerPlan;
+use crate::http_operation::HttpOperation;
 use crate::http_settings::OauthUse;
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, hl7, runtime};
@@ -137,7 +138,7 @@ const PLAIN: Setup = Setup {
 };
 
 impl Setup {
-    async fn operation(&self, type_name: &str, url: &str) -> RestOperation {
+    async fn operation(&self, type_name: &str, url: &str) -> HttpOperation<Rest> {
         let templates = |entries: &[(&str, &str)]| -> Vec<(String, Template)> {
             entries.iter().map(|(name, text)| ((*name).to_owned(), Template::parse(text).unwrap())).collect()
         };
@@ -160,7 +161,7 @@ impl Setup {
                 idempotency_header: "idempotency-key".parse().unwrap(),
             },
         };
-        let mut operation = RestOperation { rest: Arc::new(rest), peer: None };
+        let mut operation = HttpOperation::new(Arc::new(rest));
         operation.start().await.unwrap();
         operation
     }

@@ -1,5 +1,5 @@
-//! HTTP reply → outcome (CONTRACT §2.2, §2.3). The status alone is the code; what the body is decides only
-//! what is kept and whether the caller gets the fault `message`.
+//! HTTP reply → outcome, for operations whose replies are records (CONTRACT §2.2, §2.3). The status alone is
+//! the code; what the body is decides only what is kept and whether the caller gets the fault `message`.
 
 use bytes::Bytes;
 use reqwest::StatusCode;
@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::http_client::Reply;
 
 /// What the reply means for the message; `declared` is the type that a successful reply should have.
-pub(super) fn outcome(reply: Reply, declared: Option<&str>, cx: &OperationContext, peer: &str) -> Outcome {
+pub(crate) fn outcome(reply: Reply, declared: Option<&str>, cx: &OperationContext, peer: &str) -> Outcome {
     let retry_after = reply.retry_after(cx.runtime.clock.now());
     let declared = declared.and_then(|name| cx.runtime.types.get(name));
     let (body, misfit) = read(&reply, declared, cx);
@@ -22,12 +22,21 @@ pub(super) fn outcome(reply: Reply, declared: Option<&str>, cx: &OperationContex
 }
 
 /// The fault of a reply that is no success.
-fn refusal(reply: &Reply, peer: &str) -> Fault {
-    let status = StatusCode::from_u16(reply.status).ok();
-    let reason = status.and_then(|status| status.canonical_reason()).unwrap_or("an unknown status");
+pub(crate) fn refusal(reply: &Reply, peer: &str) -> Fault {
     let redirect = if (300..400).contains(&reply.status) { " (redirects are not followed)" } else { "" };
-    let text = format!("{peer} answered HTTP {} {reason}{redirect}", reply.status);
-    let fault = Fault::new("call", format!("{:03}", reply.status), text);
+    let text = format!("{}{redirect}", answered(reply.status, peer));
+    with_words(Fault::new("call", format!("{:03}", reply.status), text), reply)
+}
+
+/// That the peer answered with this status, for texts.
+pub(crate) fn answered(status: u16, peer: &str) -> String {
+    let known = StatusCode::from_u16(status).ok();
+    let reason = known.and_then(|status| status.canonical_reason()).unwrap_or("an unknown status");
+    format!("{peer} answered HTTP {status} {reason}")
+}
+
+/// The fault with the peer's own words as its detail.
+pub(crate) fn with_words(fault: Fault, reply: &Reply) -> Fault {
     match reply.words() {
         Some(words) => fault.with_detail(words),
         None => fault,
@@ -35,7 +44,7 @@ fn refusal(reply: &Reply, peer: &str) -> Fault {
 }
 
 /// The body worth keeping, and what is wrong with it.
-fn read(
+pub(crate) fn read(
     reply: &Reply,
     declared: Option<&MessageType>,
     cx: &OperationContext,
