@@ -126,6 +126,7 @@ fn plan(items: Vec<Arc<ItemPlan>>) -> Plan {
             memory: 128 << 20,
             audit_retention: Duration::from_secs(1),
             key: None,
+            old_keys: Vec::new(),
             encrypt_bodies: false,
         },
         admin: None,

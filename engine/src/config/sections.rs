@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use base64::Engine as _;
 use jiff::tz::TimeZone;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -16,6 +15,7 @@ use crate::config::node::Node;
 use crate::config::settings::{Admin, Log, LogFormat, Production, Role, Secret, ServerTls, Store};
 use crate::config::units::{ByteSize, DurationText, Listen, MaybeNever, Strings};
 use crate::id::ItemName;
+use crate::vault;
 
 /// The schema of a path that need not exist.
 pub(crate) fn path_schema(_: &mut SchemaGenerator) -> Schema {
@@ -90,6 +90,8 @@ pub(crate) struct StoreKeys {
     audit_retention: DurationText,
     /// A 256-bit key, 64 hex digits or base64, normally `${file:…}`; default: a key file in the store's folder.
     key: Option<Secret>,
+    /// Keys that were replaced: what they sealed stays readable, everything new is sealed with `key`.
+    old_keys: Vec<Secret>,
     /// Encrypts bodies and search keys too; needs `key`.
     encrypt_bodies: bool,
 }
@@ -106,6 +108,7 @@ impl Default for StoreKeys {
             memory: ByteSize::mib(128),
             audit_retention: DurationText::secs(2190 * 86_400),
             key: None,
+            old_keys: Vec::new(),
             encrypt_bodies: false,
         }
     }
@@ -131,10 +134,9 @@ pub(crate) fn store(node: &Node, report: &mut Report<'_>) -> Option<Store> {
         let text = "nothing is ever purged: neither retention nor max_size is set";
         report.warning("S0605", node.span, text, Some("for example retention = \"30d\"".into()));
     }
-    if let Some(key) = &keys.key
-        && !is_key(key.reveal())
-    {
-        let place = report.place(node, &at("key"));
+    let named = keys.key.iter().map(|key| ("key", key)).chain(keys.old_keys.iter().map(|key| ("old_keys", key)));
+    for (name, _) in named.filter(|(_, key)| vault::parse_key(key.reveal()).is_none()) {
+        let place = report.place(node, &at(name));
         let suggestion = Some("make one with: openssl rand -hex 32".to_owned());
         report.error("S0606", place, "a store key is 64 hex digits, or 32 bytes in base64", suggestion);
     }
@@ -153,15 +155,9 @@ pub(crate) fn store(node: &Node, report: &mut Report<'_>) -> Option<Store> {
         memory: keys.memory.get(),
         audit_retention: keys.audit_retention.get(),
         key: keys.key,
+        old_keys: keys.old_keys,
         encrypt_bodies: keys.encrypt_bodies,
     })
-}
-
-fn is_key(text: &str) -> bool {
-    let text = text.trim();
-    let hex = text.len() == 64 && text.chars().all(|c| c.is_ascii_hexdigit());
-    let base64 = base64::engine::general_purpose::STANDARD.decode(text);
-    hex || base64.is_ok_and(|bytes| bytes.len() == 32)
 }
 
 /// `[admin]`.

@@ -89,6 +89,8 @@ pub struct Store {
     pub audit_retention: Duration,
     /// 256-bit key as 64 hex digits or base64, from outside.
     pub key: Option<Secret>,
+    /// Keys that were replaced.
+    pub old_keys: Vec<Secret>,
     /// Seal bodies and search keys too.
     pub encrypt_bodies: bool,
 }

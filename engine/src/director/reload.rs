@@ -181,5 +181,6 @@ fn same_store(old: &crate::config::settings::Store, new: &crate::config::setting
         && old.memory == new.memory
         && old.audit_retention == new.audit_retention
         && old.key == new.key
+        && old.old_keys == new.old_keys
         && old.encrypt_bodies == new.encrypt_bodies
 }

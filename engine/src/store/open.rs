@@ -36,6 +36,8 @@ pub struct Options {
     pub min_free: Option<u64>,
     /// The key from outside; `None` = the file `store.key`.
     pub key: Option<Secret>,
+    /// Keys that were replaced: what they sealed stays readable.
+    pub old_keys: Vec<Secret>,
     /// Seal bodies, search keys and details too; needs a key from outside.
     pub encrypt_bodies: bool,
     /// How often a full disk is looked at and written to again.
@@ -51,6 +53,7 @@ impl Options {
             memory: 128 << 20,
             min_free: None,
             key: None,
+            old_keys: Vec::new(),
             encrypt_bodies: false,
             pace: Duration::from_secs(1),
         }
@@ -64,6 +67,7 @@ impl From<&settings::Store> for Options {
             memory: settings.memory,
             min_free: settings.min_free,
             key: settings.key.clone(),
+            old_keys: settings.old_keys.clone(),
             encrypt_bodies: settings.encrypt_bodies,
             ..Options::new(&settings.path)
         }
@@ -97,7 +101,10 @@ pub enum OpenError {
     )]
     KeyMissing(PathBuf),
     /// There is a journal, written with another key.
-    #[error("the store's key is {found:08x}, but the store was written with key {expected:08x}")]
+    #[error(
+        "the store's key is {found:08x}, but the store was written with key {expected:08x}; put that key back, or \
+         name it in store.old_keys"
+    )]
     WrongKey {
         /// The id of the key that the journal names.
         expected: u32,
@@ -149,7 +156,7 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     if options.encrypt_bodies && options.key.is_none() {
         return Err(OpenError::KeyNeeded);
     }
-    let vault = key::vault(&*files, path, options.key.as_ref(), !segments.is_empty())?;
+    let vault = key::vault(&*files, path, options.key.as_ref(), &options.old_keys, !segments.is_empty())?;
 
     let bodies = Bodies::new(options.memory / 4);
     let recovered = recovery::recover(&*files, &folder, &segments, &vault, &bodies)?;

@@ -122,10 +122,11 @@ impl Recovery<'_> {
             SegmentHeader::decode(&header)
         });
         let header = header.ok_or_else(|| OpenError::NotAJournal(self.folder.to_owned()))?;
-        if header.key_id != self.vault.key_id() {
+        if !self.vault.holds(header.key_id) {
             return Err(OpenError::WrongKey { expected: header.key_id, found: self.vault.key_id() });
         }
-        Ok(Identity { epoch: header.epoch, salt: header.salt, key_id: header.key_id })
+        // What is written from now on is sealed with the current key.
+        Ok(Identity { epoch: header.epoch, salt: header.salt, key_id: self.vault.key_id() })
     }
 
     fn segment(&mut self, number: u64, last: bool, identity: Identity) -> Result<(), OpenError> {

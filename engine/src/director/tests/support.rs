@@ -343,6 +343,7 @@ impl Bench {
                 memory: 1 << 27,
                 audit_retention: Duration::from_secs(1),
                 key: None,
+                old_keys: Vec::new(),
                 encrypt_bodies: false,
             },
             admin: None,

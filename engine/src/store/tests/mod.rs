@@ -4,6 +4,7 @@
 mod contract;
 mod faults;
 mod format;
+mod keys;
 mod power;
 mod reads;
 mod reopen;
