@@ -134,7 +134,8 @@ pub(crate) fn store(node: &Node, report: &mut Report<'_>) -> Option<Store> {
         let text = "nothing is ever purged: neither retention nor max_size is set";
         report.warning("S0605", node.span, text, Some("for example retention = \"30d\"".into()));
     }
-    let named = keys.key.iter().map(|key| ("key", key)).chain(keys.old_keys.iter().map(|key| ("old_keys", key)));
+    let named =
+        keys.key.iter().map(|key| ("key", key)).chain(keys.old_keys.iter().map(|key| ("old_keys", key)));
     for (name, _) in named.filter(|(_, key)| vault::parse_key(key.reveal()).is_none()) {
         let place = report.place(node, &at(name));
         let suggestion = Some("make one with: openssl rand -hex 32".to_owned());

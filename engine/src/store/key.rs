@@ -25,7 +25,8 @@ pub(super) fn vault(
     old: &[Secret],
     existing: bool,
 ) -> Result<Vault, OpenError> {
-    let old = old.iter().map(|key| parse_key(key.reveal()).ok_or(OpenError::BadKey("a key of store.old_keys")));
+    let old =
+        old.iter().map(|key| parse_key(key.reveal()).ok_or(OpenError::BadKey("a key of store.old_keys")));
     let old = old.collect::<Result<Vec<_>, _>>()?;
     if let Some(given) = given {
         let key = parse_key(given.reveal()).ok_or(OpenError::BadKey("the setting store.key"))?;
