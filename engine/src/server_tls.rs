@@ -6,13 +6,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use ::aws_lc_rs::digest::{SHA256, digest};
+
 use crate::config::settings::ServerTls;
 use crate::host::HostFault;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use tokio_rustls::TlsAcceptor;
 
 fn config(tls: &ServerTls) -> Result<ServerConfig, HostFault> {
@@ -36,6 +38,23 @@ fn config(tls: &ServerTls) -> Result<ServerConfig, HostFault> {
         let text = format!("{} and {} do not belong together", tls.cert.display(), tls.key.display());
         HostFault::new("certificate", text)
     })
+}
+
+/// The certificate that a client showed and an authority of `client_ca` signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// SHA-256 of its DER form: the thumbprint that tokens are bound to (RFC 8705 §3.1).
+    pub sha256: [u8; 32],
+}
+
+impl ClientCertificate {
+    /// Of a connection whose handshake is over.
+    pub fn of(connection: &ServerConnection) -> Option<Self> {
+        let certificate = connection.peer_certificates()?.first()?;
+        let mut sha256 = [0; 32];
+        sha256.copy_from_slice(digest(&SHA256, certificate).as_ref());
+        Some(ClientCertificate { sha256 })
+    }
 }
 
 /// An acceptor (without ALPN) that reads its files again when they have changed: a certificate is renewed

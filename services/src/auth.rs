@@ -7,11 +7,14 @@ use std::sync::PoisonError;
 
 use axum::response::Response;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use septet_engine::config::build::{At, Build};
+use septet_engine::config::settings::ServerTls;
 use septet_engine::host::ServiceContext;
-use septet_oauth::{Auth, Verifier};
+use septet_engine::server_tls::ClientCertificate;
+use septet_oauth::{Auth, Check, Presented, Refusal, Verifier, Wanted};
 use zeroize::Zeroizing;
 
 use crate::problem::problem;
@@ -20,10 +23,19 @@ use crate::problem::problem;
 /// journal.
 const EVENTS_A_MINUTE: u32 = 120;
 
-/// Reports what is wrong with the settings.
-pub(crate) fn check(build: &mut Build<'_>, auth: Option<&Auth>) {
-    for (key, code, text) in auth.iter().flat_map(|auth| auth.check()) {
+/// Reports what is wrong with the settings. `fhir` says whether requests may be FHIR interactions.
+pub(crate) fn check(build: &mut Build<'_>, auth: &Auth, tls: Option<&ServerTls>, fhir: bool) {
+    for (key, code, text) in auth.check() {
         build.error(code, &[At::Key("auth"), At::Key(key)], text, None);
+    }
+    if auth.smart && !fhir {
+        let text = "smart scopes are for http services: a message is no FHIR interaction";
+        build.error("S0502", &[At::Key("auth"), At::Key("smart")], text, None);
+    }
+    if auth.certificate_bound && tls.is_none_or(|tls| tls.client_ca.is_none()) {
+        let text = "certificate_bound needs the certificates of clients";
+        let suggestion = Some("add tls = { cert, key, client_ca }".to_owned());
+        build.error("S0501", &[At::Key("auth"), At::Key("certificate_bound")], text, suggestion);
     }
 }
 
@@ -31,6 +43,8 @@ pub(crate) fn check(build: &mut Build<'_>, auth: Option<&Auth>) {
 #[derive(Debug)]
 pub(crate) struct Guard {
     verifier: Verifier,
+    /// The path of the service, below which the FHIR interaction is read.
+    base: String,
     cx: ServiceContext,
     noted: EventLimit,
 }
@@ -65,32 +79,45 @@ impl EventLimit {
 
 impl Guard {
     /// For settings that [`check`] found nothing wrong with.
-    pub(crate) fn new(auth: Auth, cx: &ServiceContext) -> Guard {
+    pub(crate) fn new(auth: Auth, path: &str, cx: &ServiceContext) -> Guard {
         let clock = cx.runtime.clock.clone();
         let noted = EventLimit::new(clock.now());
-        Guard { verifier: Verifier::new(auth, clock), cx: cx.clone(), noted }
+        let base = path.trim_end_matches('/').to_owned();
+        Guard { verifier: Verifier::new(auth, clock), base, cx: cx.clone(), noted }
     }
 
     /// Judges the token of a request. `elsewhere` is one that came as form field or query parameter
     /// (RFC 6750 §2.2, §2.3); a request must not use two ways at once.
-    pub(crate) async fn admit(
-        &self,
-        headers: &HeaderMap,
-        elsewhere: Option<&str>,
-    ) -> Result<(), Box<Response>> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
+    pub(crate) async fn admit(&self, parts: &Parts, elsewhere: Option<&str>) -> Result<(), Box<Response>> {
+        let mut values = parts.headers.get_all(AUTHORIZATION).iter();
         let (first, more) = (values.next(), values.next().is_some());
         if more || (first.is_some() && elsewhere.is_some()) {
-            let text = "a request has one bearer token, in one place";
-            return Err(Box::new(problem(StatusCode::BAD_REQUEST, text, None)));
+            let several = Refusal::new(Check::Several, "one token in one place", "more than one");
+            return Err(self.refuse(&several));
         }
         let authorization = match (first, elsewhere) {
             (Some(value), _) => value.to_str().ok().map(|value| Zeroizing::new(value.to_owned())),
             (None, Some(token)) => Some(Zeroizing::new(format!("Bearer {token}"))),
             (None, None) => None,
         };
-        let judged = self.verifier.verify(authorization.as_deref().map(String::as_str)).await;
-        let Err(refusal) = judged else { return Ok(()) };
+        let wanted = self.verifier.is_smart().then(|| self.wanted(parts));
+        let certificate = parts.extensions.get::<ClientCertificate>();
+        let judged = self.verifier.judge(Presented {
+            authorization: authorization.as_deref().map(String::as_str),
+            certificate: certificate.map(|certificate| certificate.sha256),
+            wanted: wanted.as_ref(),
+        });
+        judged.await.map(|_| ()).map_err(|refusal| self.refuse(&refusal))
+    }
+
+    /// The FHIR interaction of a request.
+    fn wanted(&self, parts: &Parts) -> Wanted {
+        let path = parts.uri.path();
+        let path = path.strip_prefix(&self.base).unwrap_or(path);
+        Wanted::of(parts.method.as_str(), path, parts.uri.query().unwrap_or_default())
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Box<Response> {
         if self.noted.allows(self.cx.runtime.clock.now()) {
             self.cx.event(refusal.event());
         }
@@ -100,7 +127,7 @@ impl Guard {
         if let Some(challenge) = challenge {
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
         }
-        Err(Box::new(response))
+        Box::new(response)
     }
 }
 

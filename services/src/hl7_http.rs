@@ -22,22 +22,21 @@ use septet_engine::config::build::Build;
 use septet_engine::config::settings::ServerTls;
 use septet_engine::config::units::{ByteSize, DurationText, Listen};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
-use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::registry::{Built, Factory, ItemClass, ItemKind};
+use septet_hl7::Charset;
 use septet_hl7::ack::{AckCode, recover_header};
 use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
 use crate::bodies::{Unread, closing, discard, read_body};
+use crate::endpoint::{Endpoint, Place, half_a_minute, max_connections, max_message, root};
 use crate::hl7_common::{
     AckMode, Answer, Arrival, BatchMode, DuplicatePolicy, Handled, Policy, Receiver, Validate,
     WhenUnavailable, charset_setting,
 };
-use crate::http::{
-    check_limits, check_path, half_a_minute, max_connections, max_message, media_type, not_allowed,
-    parent_session, unavailable, unreadable,
-};
-use crate::listeners::{Lease, Mount, lease};
+use crate::http::{media_type, not_allowed, parent_session, unavailable, unreadable};
+use crate::listeners::Mount;
 use crate::problem::problem;
 
 /// The class, for the table.
@@ -104,10 +103,6 @@ pub(crate) struct Settings {
     tls: Option<ServerTls>,
 }
 
-fn root() -> String {
-    "/".to_owned()
-}
-
 fn a_day() -> DurationText {
     DurationText::secs(24 * 3600)
 }
@@ -116,87 +111,77 @@ fn auto() -> String {
     "auto".to_owned()
 }
 
+impl Settings {
+    fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            listen: self.listen,
+            path: self.path.clone(),
+            max_message: self.max_message,
+            max_connections: self.max_connections,
+            patience: self.frame_timeout.get(),
+            auth: self.auth.clone(),
+            tls: self.tls.clone(),
+        }
+    }
+
+    fn policy(&self, charset: Option<Charset>) -> Policy {
+        Policy {
+            ack: self.ack,
+            reply_timeout: self.reply_timeout.get(),
+            duplicates: DuplicatePolicy::or_default(self.duplicates, self.ack),
+            duplicate_window: self.duplicate_window.get(),
+            validate: self.validate,
+            batch: self.batch,
+            charset,
+            max_message: self.max_message.get(),
+        }
+    }
+}
+
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
     let charset = charset_setting(build, &settings.charset);
-    let mut right = check_path(build, &settings.path);
-    right &= check_limits(
-        build,
-        &[
-            ("max_message", settings.max_message.get() == 0),
-            ("max_connections", settings.max_connections == 0),
-            ("frame_timeout", settings.frame_timeout.get().is_zero()),
-        ],
-    );
-    auth::check(build, settings.auth.as_ref());
-    if !right {
+    let endpoint = settings.endpoint();
+    if !endpoint.check(build, "frame_timeout", false) {
         return None;
     }
-    let policy = Policy {
-        ack: settings.ack,
-        reply_timeout: settings.reply_timeout.get(),
-        duplicates: DuplicatePolicy::or_default(settings.duplicates, settings.ack),
-        duplicate_window: settings.duplicate_window.get(),
-        validate: settings.validate,
-        batch: settings.batch,
-        charset: charset?,
-        max_message: settings.max_message.get(),
-    };
-    let scheme = if settings.tls.is_some() { "https" } else { "http" };
-    let facts = Facts {
-        listens: vec![(settings.listen.get(), Some(settings.path.clone()))],
-        needs_reply: settings.ack == AckMode::Application,
-        urls: vec![format!("{scheme}://{}{}", settings.listen, settings.path)],
-        ..Facts::default()
-    };
-    let factory = Hl7HttpFactory { settings: Arc::new(settings), policy };
+    let facts = endpoint.facts(settings.ack == AckMode::Application);
+    let factory =
+        Hl7HttpFactory { policy: settings.policy(charset?), endpoint, settings: Arc::new(settings) };
     Some(Built { factory: Factory::Service(Arc::new(factory)), facts })
 }
 
 // === Running ===
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Hl7HttpFactory {
     settings: Arc<Settings>,
+    endpoint: Endpoint,
     policy: Policy,
 }
 
 impl ServiceFactory for Hl7HttpFactory {
     fn create(&self) -> Box<dyn BusinessService> {
-        Box::new(Hl7HttpService { settings: self.settings.clone(), policy: self.policy.clone(), lease: None })
+        Box::new(Hl7HttpService { plan: self.clone(), place: Place::default() })
     }
 }
 
 struct Hl7HttpService {
-    settings: Arc<Settings>,
-    policy: Policy,
-    lease: Option<Lease>,
-}
-
-impl Hl7HttpService {
-    fn lease(&self, cx: &ServiceContext) -> Result<Lease, HostFault> {
-        let Settings { listen, path, tls, max_connections, .. } = &*self.settings;
-        lease(listen.get(), path, tls.as_ref(), *max_connections, cx)
-    }
+    plan: Hl7HttpFactory,
+    place: Place,
 }
 
 #[async_trait]
 impl BusinessService for Hl7HttpService {
     async fn bind(&mut self, cx: &ServiceContext) -> Result<(), HostFault> {
-        self.lease = Some(self.lease(cx)?);
-        Ok(())
+        self.place.bind(&self.plan.endpoint, cx)
     }
 
     async fn run(mut self: Box<Self>, cx: ServiceContext) -> Result<(), HostFault> {
-        let lease = match self.lease.take() {
-            Some(lease) => lease,
-            None => self.lease(&cx)?,
-        };
-        let guard = self.settings.auth.clone().map(|auth| Guard::new(auth, &cx));
-        let receiver = Receiver::new(cx.clone(), self.policy);
-        let mount = Hl7Mount { settings: self.settings, receiver, guard };
-        lease.serve(Arc::new(mount), &cx).await;
-        Ok(())
+        let Hl7HttpFactory { settings, endpoint, policy } = self.plan;
+        let receiver = Receiver::new(cx.clone(), policy);
+        let mount = Hl7Mount { settings, receiver, guard: endpoint.guard(&cx) };
+        self.place.serve(&endpoint, Arc::new(mount), &cx).await
     }
 }
 
@@ -267,7 +252,7 @@ impl Hl7Mount {
         }
         if let Some(guard) = &self.guard {
             let token = parts.uri.query().and_then(auth::parameter);
-            guard.admit(&parts.headers, token.as_ref().map(|token| token.as_str())).await?;
+            guard.admit(parts, token.as_ref().map(|token| token.as_str())).await?;
         }
         let pause = self.settings.when_unavailable == WhenUnavailable::Pause;
         if pause && !self.receiver.context().intake.accepting() {

@@ -27,13 +27,14 @@ use septet_engine::config::units::{ByteSize, DurationText, Listen, Strings};
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::fault::Fault;
 use septet_engine::host::{BusinessService, HostFault, Inbound, ServiceContext, ServiceFactory};
-use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::registry::{Built, Factory, ItemClass, ItemKind};
 use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
 use crate::bodies::{Unread, closing, discard, read_body};
-use crate::listeners::{Lease, Mount, lease};
+use crate::endpoint::{Endpoint, Place, half_a_minute, max_connections, max_message, root};
+use crate::listeners::Mount;
 use crate::problem::problem;
 
 /// The class, for the table.
@@ -97,24 +98,22 @@ enum ReplyMode {
     Wait,
 }
 
-fn root() -> String {
-    "/".to_owned()
-}
-
 fn post() -> Strings {
     Strings(vec!["POST".to_owned()])
 }
 
-pub(crate) fn half_a_minute() -> DurationText {
-    DurationText::secs(30)
-}
-
-pub(crate) fn max_message() -> ByteSize {
-    ByteSize::mib(64)
-}
-
-pub(crate) fn max_connections() -> u32 {
-    1024
+impl Settings {
+    fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            listen: self.listen,
+            path: self.path.clone(),
+            max_message: self.max_message,
+            max_connections: self.max_connections,
+            patience: self.request_timeout.get(),
+            auth: self.auth.clone(),
+            tls: self.tls.clone(),
+        }
+    }
 }
 
 // === Checking ===
@@ -123,7 +122,8 @@ const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PA
 
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
-    let mut right = check_path(build, &settings.path);
+    let endpoint = settings.endpoint();
+    let mut right = endpoint.check(build, "request_timeout", true);
     let mut methods = Vec::new();
     for name in &settings.methods.0 {
         match METHODS.into_iter().find(|method| method.as_str() == name) {
@@ -144,47 +144,12 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     if let Some(message) = settings.message.as_deref().filter(|name| !matches!(*name, "Json" | "Text")) {
         right &= build.message_type(&[At::Key("message")], message);
     }
-    right &= check_limits(
-        build,
-        &[
-            ("max_message", settings.max_message.get() == 0),
-            ("max_connections", settings.max_connections == 0),
-            ("request_timeout", settings.request_timeout.get().is_zero()),
-        ],
-    );
-    auth::check(build, settings.auth.as_ref());
     if !right {
         return None;
     }
-    let scheme = if settings.tls.is_some() { "https" } else { "http" };
-    let facts = Facts {
-        listens: vec![(settings.listen.get(), Some(settings.path.clone()))],
-        needs_reply: settings.reply == ReplyMode::Wait,
-        urls: vec![format!("{scheme}://{}{}", settings.listen, settings.path)],
-        ..Facts::default()
-    };
-    let plan = HttpPlan { settings, methods };
+    let facts = endpoint.facts(settings.reply == ReplyMode::Wait);
+    let plan = HttpPlan { settings, endpoint, methods };
     Some(Built { factory: Factory::Service(Arc::new(HttpFactory(Arc::new(plan)))), facts })
-}
-
-/// Checks the path of an HTTP service.
-pub(crate) fn check_path(build: &mut Build<'_>, path: &str) -> bool {
-    let legal = path.starts_with('/')
-        && !path.contains(['{', '}', '?', '#', ' ', '*'])
-        && !path.split('/').any(|segment| matches!(segment, "." | ".."));
-    if !legal {
-        let suggestion = Some("write it as /name; everything below it is served, too".to_owned());
-        build.error("S0341", &[At::Key("path")], "this path cannot be served", suggestion);
-    }
-    legal
-}
-
-/// Reports limits that are zero.
-pub(crate) fn check_limits(build: &mut Build<'_>, limits: &[(&str, bool)]) -> bool {
-    for (key, _) in limits.iter().filter(|(_, zero)| *zero) {
-        build.error("S0343", &[At::Key(key)], format!("{key} must be more than zero"), None);
-    }
-    limits.iter().all(|(_, zero)| !zero)
 }
 
 // === Running ===
@@ -192,6 +157,7 @@ pub(crate) fn check_limits(build: &mut Build<'_>, limits: &[(&str, bool)]) -> bo
 #[derive(Debug)]
 pub(crate) struct HttpPlan {
     settings: Settings,
+    endpoint: Endpoint,
     methods: Vec<Method>,
 }
 
@@ -200,38 +166,25 @@ struct HttpFactory(Arc<HttpPlan>);
 
 impl ServiceFactory for HttpFactory {
     fn create(&self) -> Box<dyn BusinessService> {
-        Box::new(HttpService { plan: self.0.clone(), lease: None })
+        Box::new(HttpService { plan: self.0.clone(), place: Place::default() })
     }
 }
 
 struct HttpService {
     plan: Arc<HttpPlan>,
-    lease: Option<Lease>,
-}
-
-impl HttpService {
-    fn lease(&self, cx: &ServiceContext) -> Result<Lease, HostFault> {
-        let Settings { listen, path, tls, max_connections, .. } = &self.plan.settings;
-        lease(listen.get(), path, tls.as_ref(), *max_connections, cx)
-    }
+    place: Place,
 }
 
 #[async_trait]
 impl BusinessService for HttpService {
     async fn bind(&mut self, cx: &ServiceContext) -> Result<(), HostFault> {
-        self.lease = Some(self.lease(cx)?);
-        Ok(())
+        self.place.bind(&self.plan.endpoint, cx)
     }
 
     async fn run(mut self: Box<Self>, cx: ServiceContext) -> Result<(), HostFault> {
-        let lease = match self.lease.take() {
-            Some(lease) => lease,
-            None => self.lease(&cx)?,
-        };
-        let guard = self.plan.settings.auth.clone().map(|auth| Guard::new(auth, &cx));
-        let mount = HttpMount { plan: self.plan.clone(), guard, cx: cx.clone() };
-        lease.serve(Arc::new(mount), &cx).await;
-        Ok(())
+        let endpoint = &self.plan.endpoint;
+        let mount = HttpMount { plan: self.plan.clone(), guard: endpoint.guard(&cx), cx: cx.clone() };
+        self.place.serve(endpoint, Arc::new(mount), &cx).await
     }
 }
 
@@ -267,17 +220,17 @@ impl HttpMount {
         let token_in_body = is_form(&parts.headers) && query_token.is_none() && !header_token;
         if let Some(guard) = self.guard.as_ref().filter(|_| !token_in_body) {
             let token = query_token.as_ref().map(|token| token.as_str());
-            if let Err(refusal) = guard.admit(&parts.headers, token).await {
+            if let Err(refusal) = guard.admit(&parts, token).await {
                 discard(&parts.headers, body, clock).await;
                 return Err(refusal);
             }
         }
-        let (limit, timeout) = (settings.max_message.get(), settings.request_timeout.get());
+        let (limit, timeout) = (settings.max_message.get(), self.plan.endpoint.patience);
         let bytes = read_body(&parts.headers, body, limit, timeout, clock).await;
         let bytes = bytes.map_err(|unread| Box::new(unreadable(unread, limit, &self.cx)))?;
         if let Some(guard) = self.guard.as_ref().filter(|_| token_in_body) {
             let token = std::str::from_utf8(&bytes).ok().and_then(auth::parameter);
-            guard.admit(&parts.headers, token.as_ref().map(|token| token.as_str())).await?;
+            guard.admit(&parts, token.as_ref().map(|token| token.as_str())).await?;
         }
         self.take(&parts, bytes).await
     }

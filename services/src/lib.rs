@@ -4,6 +4,7 @@
 
 mod auth;
 mod bodies;
+mod endpoint;
 pub mod hl7_common;
 pub mod hl7_http;
 pub mod hl7_mllp;

@@ -45,7 +45,7 @@ use tower::ServiceExt as _;
 
 use crate::bodies::discard;
 use crate::problem::problem;
-use septet_engine::server_tls::Reloading;
+use septet_engine::server_tls::{ClientCertificate, Reloading};
 
 /// How long the headers of a request may take, and how long a connection may be idle between requests.
 const HEADERS: Duration = Duration::from_secs(30);
@@ -62,7 +62,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[async_trait]
 pub trait Mount: Send + Sync + 'static {
     /// Answers one request. Runs to its end also when the client has hung up. The client's address is in
-    /// the request's extensions as [`ConnectInfo`].
+    /// the request's extensions as [`ConnectInfo`], its TLS certificate as [`ClientCertificate`].
     async fn handle(&self, request: Request<Body>) -> Response;
 }
 
@@ -343,7 +343,7 @@ impl Shared {
 async fn connection(stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let Some(acceptor) = acceptor else {
-        return requests(stream, peer, &shared).await;
+        return requests(stream, peer, None, &shared).await;
     };
     let shaken = tokio::select! {
         shaken = acceptor.accept(stream) => shaken,
@@ -351,16 +351,23 @@ async fn connection(stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcc
         () = shared.closing.cancelled() => return,
     };
     if let Ok(stream) = shaken {
-        requests(stream, peer, &shared).await;
+        let certificate = ClientCertificate::of(stream.get_ref().1);
+        requests(stream, peer, certificate, &shared).await;
     }
 }
 
 async fn requests<S: AsyncRead + AsyncWrite + Unpin + Send>(
     stream: S,
     peer: SocketAddr,
+    certificate: Option<ClientCertificate>,
     shared: &Arc<Shared>,
 ) {
-    let service = service_fn(|request: Request<Incoming>| dispatch(shared.clone(), peer, request));
+    let service = service_fn(|mut request: Request<Incoming>| {
+        if let Some(certificate) = certificate {
+            request.extensions_mut().insert(certificate);
+        }
+        dispatch(shared.clone(), peer, request)
+    });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_header_size(HEAD_SIZE).half_close(true);
     let connection = builder.serve_connection(TokioIo::new(stream), service);

@@ -2,7 +2,7 @@
 //! is wrong with them. [`crate::Verifier`] does the work.
 
 use schemars::JsonSchema;
-use septet_engine::config::settings::Secret;
+use septet_engine::config::settings::{ClientTls, Secret};
 use septet_engine::config::units::Strings;
 use serde::Deserialize;
 
@@ -30,6 +30,16 @@ pub struct Auth {
     pub client_id: Option<String>,
     /// Its secret.
     pub client_secret: Option<Secret>,
+    /// Of `http` services that speak FHIR: tokens need a SMART scope (`system/Observation.rs`, `user/*.read`)
+    /// for the interaction that method and path below the service's `path` ask for.
+    #[serde(default)]
+    pub smart: bool,
+    /// Only tokens that are bound to the client's TLS certificate (RFC 8705 §3); the listener needs
+    /// `tls.client_ca`. Tokens that are bound are never accepted without their certificate.
+    #[serde(default)]
+    pub certificate_bound: bool,
+    /// Trust and certificate for the connections to the issuer or the introspection endpoint.
+    pub tls: Option<ClientTls>,
 }
 
 impl Auth {
@@ -51,6 +61,10 @@ impl Auth {
         if self.introspection_url.is_some() && (self.client_id.is_none() || self.client_secret.is_none()) {
             let text = "introspection_url needs client_id and client_secret".to_owned();
             problems.push(("introspection_url", "S0501", text));
+        }
+        if self.tls.as_ref().is_some_and(|tls| tls.cert.is_some() != tls.key.is_some()) {
+            let text = "a client certificate needs both tls.cert and tls.key".to_owned();
+            problems.push(("tls", "S0501", text));
         }
         problems
     }

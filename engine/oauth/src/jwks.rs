@@ -2,7 +2,6 @@
 //! a key that is not there, at most once in ten seconds however many such tokens come. All verifiers of one
 //! issuer in the process share them.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -123,6 +122,7 @@ pub(crate) enum NoKey {
 /// The keys of one issuer.
 pub(crate) struct Issuer {
     issuer: String,
+    tls: ClientTls,
     clock: SharedClock,
     timeout: Duration,
     state: Mutex<State>,
@@ -164,19 +164,25 @@ impl fmt::Debug for Issuer {
 }
 
 /// Issuers in use, so that the limit on fetches holds per issuer and not per service.
-static ISSUERS: LazyLock<Mutex<HashMap<String, Weak<Issuer>>>> = LazyLock::new(Mutex::default);
+static ISSUERS: LazyLock<Mutex<Vec<Weak<Issuer>>>> = LazyLock::new(Mutex::default);
 
 impl Issuer {
-    /// The issuer of this name, shared with everybody who uses it now.
-    pub(crate) fn shared(issuer: &str, clock: &SharedClock, timeout: Duration) -> Arc<Issuer> {
+    /// The issuer of this name and trust, shared with everybody who uses it now.
+    pub(crate) fn shared(
+        issuer: &str,
+        tls: &ClientTls,
+        clock: &SharedClock,
+        timeout: Duration,
+    ) -> Arc<Issuer> {
         let mut issuers = ISSUERS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = issuers.get(issuer).and_then(Weak::upgrade) {
+        issuers.retain(|known| known.strong_count() > 0);
+        let same = |known: &Arc<Issuer>| known.issuer == issuer && known.tls == *tls;
+        if let Some(known) = issuers.iter().filter_map(Weak::upgrade).find(same) {
             return known;
         }
-        issuers.retain(|_, known| known.strong_count() > 0);
-        let (issuer, clock) = (issuer.to_owned(), clock.clone());
-        let new = Arc::new(Issuer { issuer, clock, timeout, state: Mutex::default() });
-        issuers.insert(new.issuer.clone(), Arc::downgrade(&new));
+        let (issuer, tls, clock) = (issuer.to_owned(), tls.clone(), clock.clone());
+        let new = Arc::new(Issuer { issuer, tls, clock, timeout, state: Mutex::default() });
+        issuers.push(Arc::downgrade(&new));
         new
     }
 
@@ -251,17 +257,17 @@ impl Issuer {
     }
 
     async fn download(&self, place: Option<Url>) -> Result<(KeySet, Url), DiscoveryError> {
-        let tls = ClientTls::default();
+        let tls = &self.tls;
         let failure = |text: String| DiscoveryError { code: "issuer".into(), text, detail: None };
         let place = match place {
             Some(place) => place,
             None => {
-                let metadata = discover(&self.issuer, &self.issuer, &tls, self.timeout).await?;
+                let metadata = discover(&self.issuer, &self.issuer, tls, self.timeout).await?;
                 let uri = metadata.jwks_uri.ok_or_else(|| failure("the issuer names no keys".into()))?;
                 net::endpoint(&uri).map_err(|why| failure(format!("the issuer's jwks_uri is {why}")))?
             }
         };
-        let client = net::client(&place, &tls, self.timeout)?;
+        let client = net::client(&place, tls, self.timeout)?;
         let reply = net::send(client.get(place.clone()).header(ACCEPT, "application/json")).await?;
         if reply.status != 200 {
             return Err(failure(format!("{} answered with status {}", net::shown(&place), reply.status)));

@@ -10,20 +10,25 @@
 
 mod answer;
 mod auth;
+mod check;
 mod client;
 mod discovery;
 mod fetch;
 mod introspect;
 mod jwks;
+mod jws;
 mod kept;
 pub mod keys;
 mod manager;
 mod net;
+mod smart;
 mod verify;
 mod view;
 
 pub use auth::Auth;
+pub use check::{Check, Refusal};
 pub use client::check;
 pub use manager::TokenManager;
-pub use verify::{Check, Claims, PublicKeys, Refusal, Verifier};
+pub use smart::Wanted;
+pub use verify::{Claims, Presented, PublicKeys, Verifier};
 pub use view::{ClientState, ClientView};

@@ -12,146 +12,21 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use septet_engine::clock::SharedClock;
-use septet_engine::event::{Level, NewEvent};
 use serde_json::{Map, Value};
 
 use crate::auth::Auth;
+use crate::check::{Check, Refusal};
 use crate::introspect::Introspector;
-use crate::jwks::{Issuer, Key, KeySet, NoKey};
+use crate::jwks::{Issuer, KeySet, NoKey};
+use crate::jws::{Parsed, TOKEN_CAP};
 use crate::keys::{Algorithm, algorithm, algorithm_name};
 use crate::net;
+use crate::smart::Wanted;
 
-/// Larger tokens are not looked at.
-const TOKEN_CAP: usize = 16 * 1024;
 /// For `exp` and `nbf`: clocks differ.
 const LEEWAY: SignedDuration = SignedDuration::from_secs(60);
 /// Signatures tried where a token names no key, or several keys share its name.
 const MAX_TRIES: usize = 4;
-
-/// Which check a token failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// There is no bearer token.
-    Missing,
-    /// It is no JWT.
-    Malformed,
-    /// Its algorithm is not accepted, or not the key's.
-    Alg,
-    /// Its type is not that of an access token.
-    Typ,
-    /// The issuer has no such key.
-    Kid,
-    /// Its signature does not verify.
-    Sig,
-    /// It is another issuer's.
-    Iss,
-    /// It is for somebody else.
-    Aud,
-    /// It has expired, or does not say when it does.
-    Exp,
-    /// It is not valid yet.
-    Nbf,
-    /// It lacks a scope.
-    Scope,
-    /// The issuer says that it is not active (introspection).
-    Inactive,
-    /// The issuer could not be asked, so nothing can be said about the token.
-    Keys,
-}
-
-impl Check {
-    /// The short name: `missing`, `alg`, `aud`, …
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Check::Missing => "missing",
-            Check::Malformed => "malformed",
-            Check::Alg => "alg",
-            Check::Typ => "typ",
-            Check::Kid => "kid",
-            Check::Sig => "sig",
-            Check::Iss => "iss",
-            Check::Aud => "aud",
-            Check::Exp => "exp",
-            Check::Nbf => "nbf",
-            Check::Scope => "scope",
-            Check::Inactive => "inactive",
-            Check::Keys => "keys",
-        }
-    }
-
-    fn description(self) -> &'static str {
-        match self {
-            Check::Missing => "a bearer token is required",
-            Check::Malformed => "the token cannot be read",
-            Check::Alg => "the token's algorithm is not accepted",
-            Check::Typ => "the token is no access token",
-            Check::Kid => "the token's key is unknown",
-            Check::Sig => "the token's signature does not verify",
-            Check::Iss => "the token is from another issuer",
-            Check::Aud => "the token is for another audience",
-            Check::Exp => "the token has expired",
-            Check::Nbf => "the token is not valid yet",
-            Check::Scope => "the token lacks a scope",
-            Check::Inactive => "the token is not active",
-            Check::Keys => "the token cannot be verified now",
-        }
-    }
-}
-
-/// Why a request is refused. `Debug` and `Display` show the check only: the values are the peer's.
-#[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .check.description())]
-pub struct Refusal {
-    /// Which check failed.
-    pub check: Check,
-    /// What it wanted.
-    pub expected: String,
-    /// What it got; foreign text.
-    pub actual: String,
-    /// 401; 403 for a missing scope; 503 when the issuer could not be asked.
-    pub status: u16,
-    /// The value of `WWW-Authenticate`; none with 503.
-    pub www_authenticate: Option<String>,
-}
-
-impl fmt::Debug for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Refusal({} {})", self.check.as_str(), self.status)
-    }
-}
-
-impl Refusal {
-    pub(crate) fn new(check: Check, expected: impl Into<String>, actual: impl Into<String>) -> Self {
-        let description = check.description();
-        let (status, www_authenticate) = match check {
-            Check::Missing => (401, Some(r#"Bearer realm="septet""#.to_owned())),
-            Check::Keys => (503, None),
-            Check::Scope => (403, None),
-            _ => {
-                let error = r#"Bearer realm="septet", error="invalid_token", error_description="#;
-                (401, Some(format!("{error}\"{description}\"")))
-            }
-        };
-        let actual = actual.into().chars().take(500).collect();
-        Refusal { check, expected: expected.into(), actual, status, www_authenticate }
-    }
-
-    fn scope(needed: &str, actual: String) -> Self {
-        // Only characters that RFC 6749 §3.3 allows in a scope may stand in the header.
-        let legal = |c: &char| matches!(c, ' ' | '\x21' | '\x23'..='\x5b' | '\x5d'..='\x7e');
-        let shown: String = needed.chars().filter(legal).collect();
-        let error = r#"Bearer realm="septet", error="insufficient_scope", scope="#;
-        let mut refusal = Refusal::new(Check::Scope, needed, actual);
-        refusal.www_authenticate = Some(format!("{error}\"{shown}\""));
-        refusal
-    }
-
-    /// The event `auth.refused`: the check's short name as text, expected and actual value as detail.
-    pub fn event(&self) -> NewEvent {
-        NewEvent::new(Level::Warning, "auth.refused", self.check.as_str())
-            .detail(format!("expected {}, got {}", self.expected, self.actual))
-    }
-}
 
 /// What an accepted token says. `Debug` shows nothing of it.
 #[derive(Clone)]
@@ -180,6 +55,17 @@ impl Claims {
     }
 }
 
+/// What a caller shows, and what for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Presented<'a> {
+    /// The value of the `Authorization` header. Requests with several are to be refused by the caller.
+    pub authorization: Option<&'a str>,
+    /// The SHA-256 of the client's TLS certificate.
+    pub certificate: Option<[u8; 32]>,
+    /// The FHIR interaction, where SMART scopes are asked for.
+    pub wanted: Option<&'a Wanted>,
+}
+
 /// Judges tokens for one service.
 #[derive(Debug)]
 pub struct Verifier {
@@ -201,26 +87,42 @@ impl Verifier {
         let introspector = Introspector::new(&auth, &clock, timeout);
         let issuer = match introspector {
             Some(_) => None,
-            None => auth.issuer.as_deref().map(|issuer| Issuer::shared(issuer, &clock, timeout)),
+            None => {
+                let tls = auth.tls.clone().unwrap_or_default();
+                auth.issuer.as_deref().map(|issuer| Issuer::shared(issuer, &tls, &clock, timeout))
+            }
         };
         Verifier { algorithms: auth.accepted(), auth, issuer, introspector, clock }
     }
 
-    /// Judges the value of a request's `Authorization` header. Requests with several such headers are to be
-    /// refused by the caller as malformed.
+    /// Whether requests are judged by the FHIR interaction they ask for.
+    pub fn is_smart(&self) -> bool {
+        self.auth.smart
+    }
+
+    /// Judges the value of a request's `Authorization` header, for a request without a certificate.
     pub async fn verify(&self, authorization: Option<&str>) -> Result<Claims, Refusal> {
-        let token = authorization.and_then(bearer);
+        self.judge(Presented { authorization, ..Presented::default() }).await
+    }
+
+    /// Judges what a caller shows.
+    pub async fn judge(&self, shown: Presented<'_>) -> Result<Claims, Refusal> {
+        let token = shown.authorization.and_then(bearer);
         let token = token.ok_or_else(|| Refusal::new(Check::Missing, "a bearer token", "none"))?;
         if token.len() > TOKEN_CAP {
             let size = format!("{} bytes", token.len());
-            return Err(Refusal::new(Check::Malformed, "at most 16384 bytes", size));
+            return Err(Refusal::new(Check::Malformed, format!("at most {TOKEN_CAP} bytes"), size));
+        }
+        if !token.bytes().all(is_token_byte) {
+            let what = "characters that no token has";
+            return Err(Refusal::new(Check::Malformed, "letters, digits and -._~+/=", what));
         }
         let claims = match (&self.introspector, &self.issuer) {
             (Some(introspector), _) => introspector.ask(token).await?,
             (None, Some(issuer)) => self.signed(token, issuer).await?,
             (None, None) => return Err(Refusal::new(Check::Keys, "an issuer", "none configured")),
         };
-        self.judge(claims)
+        self.claims(claims, &shown)
     }
 
     /// The claims of a token whose signature is the issuer's.
@@ -230,7 +132,11 @@ impl Verifier {
         access_token(&parsed.header)?;
         let name = parsed.claims.get("iss").and_then(Value::as_str);
         let ours = name == self.auth.issuer.as_deref();
-        let id = parsed.header.get("kid").and_then(Value::as_str);
+        let id = match parsed.header.get("kid") {
+            None => None,
+            Some(Value::String(id)) => Some(id.as_str()),
+            Some(_) => return Err(Refusal::new(Check::Kid, "a text", "another kind of value")),
+        };
         let keys = issuer.keys(id, ours).await.map_err(|missing| match missing {
             // There is no key for it because it is somebody else's: say that instead.
             _ if !ours => self.wrong_issuer(name),
@@ -261,8 +167,8 @@ impl Verifier {
         Refusal::new(Check::Iss, self.auth.issuer.as_deref().unwrap_or_default(), found.unwrap_or("none"))
     }
 
-    /// The claims: issuer, audience, time, scope.
-    fn judge(&self, all: Map<String, Value>) -> Result<Claims, Refusal> {
+    /// The claims: issuer, audience, time, the key they are bound to, scope.
+    fn claims(&self, all: Map<String, Value>, shown: &Presented<'_>) -> Result<Claims, Refusal> {
         let found = all.get("iss").and_then(Value::as_str);
         // An introspection endpoint may leave `iss` out; a JWT may not.
         let must = self.introspector.is_none() || found.is_some();
@@ -275,6 +181,23 @@ impl Verifier {
         {
             return Err(Refusal::new(Check::Aud, self.auth.audience.0.join(" or "), or_none(&audiences)));
         }
+        self.time(&all)?;
+        self.bound(all.get("cnf"), shown.certificate)?;
+        let scopes: Vec<String> =
+            ["scope", "scp", "roles"].iter().flat_map(|name| words(all.get(*name), true)).collect();
+        let needed = self.auth.scope.as_deref().unwrap_or_default();
+        if !needed.split_whitespace().all(|scope| scopes.iter().any(|found| found == scope)) {
+            return Err(Refusal::scope(needed, or_none(&scopes)));
+        }
+        if self.auth.smart {
+            let everything = Wanted::of("", "", "");
+            let granted = shown.wanted.unwrap_or(&everything).granted(&scopes, &all);
+            granted.map_err(|missing| Refusal::scope(&missing, or_none(&scopes)))?;
+        }
+        Ok(Claims { all, scopes })
+    }
+
+    fn time(&self, all: &Map<String, Value>) -> Result<(), Refusal> {
         let now = self.clock.now();
         match moment(all.get("exp")) {
             Some(exp) if exp.saturating_add(LEEWAY).unwrap_or(Timestamp::MAX) > now => {}
@@ -292,14 +215,35 @@ impl Verifier {
                 }
             }
         }
-        let scopes: Vec<String> =
-            ["scope", "scp", "roles"].iter().flat_map(|name| words(all.get(*name), true)).collect();
-        let needed = self.auth.scope.as_deref().unwrap_or_default();
-        if !needed.split_whitespace().all(|scope| scopes.iter().any(|found| found == scope)) {
-            return Err(Refusal::scope(needed, or_none(&scopes)));
-        }
-        Ok(Claims { all, scopes })
+        Ok(())
     }
+
+    /// A token that is bound to a certificate is good with that certificate only (RFC 8705 §3); one that is
+    /// bound to anything else is no bearer token.
+    fn bound(&self, cnf: Option<&Value>, certificate: Option<[u8; 32]>) -> Result<(), Refusal> {
+        let shown = certificate.map(|digest| URL_SAFE_NO_PAD.encode(digest));
+        let Some(cnf) = cnf else {
+            let expected = "a token bound to the client's certificate";
+            return match self.auth.certificate_bound {
+                true => Err(Refusal::new(Check::Cnf, expected, "no cnf")),
+                false => Ok(()),
+            };
+        };
+        let bound = cnf.as_object().filter(|cnf| cnf.len() == 1).and_then(|cnf| cnf.get("x5t#S256"));
+        let Some(bound) = bound.and_then(Value::as_str) else {
+            return Err(Refusal::new(Check::Cnf, "x5t#S256 alone", "a binding of another kind"));
+        };
+        if shown.as_deref() == Some(bound) {
+            return Ok(());
+        }
+        let shown = shown.unwrap_or_else(|| "no client certificate".to_owned());
+        Err(Refusal::new(Check::Cnf, format!("the certificate {bound}"), shown))
+    }
+}
+
+/// What RFC 6750 §2.1 allows in a token.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/' | b'=')
 }
 
 /// The token of `Bearer …`.
@@ -352,41 +296,6 @@ fn moment(value: Option<&Value>) -> Option<Timestamp> {
     } else {
         Timestamp::MIN
     }))
-}
-
-/// A JWT in compact form, split and decoded, nothing verified.
-struct Parsed<'a> {
-    message: &'a str,
-    signature: &'a str,
-    header: Map<String, Value>,
-    claims: Map<String, Value>,
-}
-
-impl<'a> Parsed<'a> {
-    fn new(token: &'a str) -> Result<Self, Refusal> {
-        let malformed = |what: &str| Refusal::new(Check::Malformed, "a signed JWT", what);
-        let (message, signature) = token.rsplit_once('.').ok_or_else(|| malformed("an opaque token"))?;
-        let (header, claims) = message.split_once('.').ok_or_else(|| malformed("two parts"))?;
-        if claims.contains('.') {
-            return Err(malformed("more than three parts"));
-        }
-        let object = |part: &str, what: &str| {
-            let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| malformed(what))?;
-            serde_json::from_slice::<Map<String, Value>>(&bytes).map_err(|_| malformed(what))
-        };
-        Ok(Parsed {
-            header: object(header, "a header that is no JSON object")?,
-            claims: object(claims, "claims that are no JSON object")?,
-            message,
-            signature,
-        })
-    }
-
-    fn is_signed_by(&self, key: &Key, algorithm: Algorithm) -> bool {
-        let verified =
-            jsonwebtoken::crypto::verify(self.signature, self.message.as_bytes(), &key.key, algorithm);
-        verified.unwrap_or(false)
-    }
 }
 
 /// The public keys of a client that authenticates with signed assertions (RFC 7523 §2.2).

@@ -11,7 +11,7 @@ use septet_engine::clock::{Clock, ManualClock};
 use septet_engine::config::settings::Secret;
 use septet_engine::config::units::Strings;
 use septet_oauth::keys::{Algorithm, SigningKey};
-use septet_oauth::{Auth, Check, Claims, Refusal, Verifier};
+use septet_oauth::{Auth, Check, Claims, Presented, Refusal, Verifier, Wanted};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -246,7 +246,8 @@ async fn a_changed_token_does_not_verify() {
     let raised = format!("{}.{}.{}", parts[0], encoded(&bench.claims()), parts[2]);
     assert_eq!(bench.refused(&raised).await.check, Check::Sig);
     assert_eq!(bench.refused(&format!("{}.{}.", parts[0], parts[1])).await.check, Check::Sig);
-    assert_eq!(bench.refused(&format!("{}.{}.!!", parts[0], parts[1])).await.check, Check::Sig);
+    assert_eq!(bench.refused(&format!("{}.{}.!!", parts[0], parts[1])).await.check, Check::Malformed);
+    assert_eq!(bench.refused(&format!("{}.{}.==", parts[0], parts[1])).await.check, Check::Sig);
     let forger = SigningKey::generate(Algorithm::ES256).unwrap();
     let mut header = Header::new(Algorithm::ES256);
     header.kid = Some(bench.key.key_id().to_owned());
@@ -451,4 +452,210 @@ async fn opaque_tokens_are_asked_about_once_in_a_while() {
     server.script(|_, _| reply(500, ""));
     bench.clock.advance(Duration::from_secs(60));
     assert_eq!(bench.refused("good").await.check, Check::Keys);
+}
+
+// === bound tokens, SMART, hostile tokens ===
+
+#[tokio::test]
+async fn a_token_bound_to_a_certificate_is_good_with_that_certificate_only() {
+    let bench = Bench::new(Algorithm::ES256, |_| {}).await;
+    let (ours, other) = ([7; 32], [8; 32]);
+    let thumbprint = URL_SAFE_NO_PAD.encode(ours);
+    let header = format!("Bearer {}", bench.token(json!({ "cnf": { "x5t#S256": thumbprint } })));
+    let judged = async |certificate| {
+        let shown = Presented { authorization: Some(&header), certificate, ..Presented::default() };
+        bench.verifier.judge(shown).await.map(|_| ()).map_err(|refusal| (refusal.check, refusal.status))
+    };
+    assert_eq!(judged(Some(ours)).await, Ok(()));
+    assert_eq!(judged(Some(other)).await, Err((Check::Cnf, 401)));
+    assert_eq!(judged(None).await, Err((Check::Cnf, 401)));
+    // Bound to something else (RFC 9449), or to nothing that can be read: no bearer token.
+    for cnf in [json!({ "jkt": thumbprint }), json!({}), json!("x"), json!(null), json!({ "x5t#S256": 1 })] {
+        let token = bench.key.sign_with(Header::new(bench.key.algorithm()), &{
+            let mut claims = bench.claims();
+            claims["cnf"] = cnf.clone();
+            claims
+        });
+        assert_eq!(bench.refused(&token.unwrap()).await.check, Check::Cnf, "{cnf}");
+    }
+    let strict = Bench::new(Algorithm::ES256, |auth| auth.certificate_bound = true).await;
+    assert_eq!(strict.refused(&strict.token(json!({}))).await.check, Check::Cnf);
+}
+
+#[tokio::test]
+async fn smart_scopes_are_judged_by_the_interaction_of_the_request() {
+    let bench = Bench::new(Algorithm::ES256, |auth| {
+        auth.scope = None;
+        auth.smart = true;
+    })
+    .await;
+    let scope = "openid system/Observation.rs?category=laboratory system/Patient.read";
+    let header = format!("Bearer {}", bench.token(json!({ "scope": scope })));
+    let judged = async |wanted: Option<Wanted>| {
+        let shown =
+            Presented { authorization: Some(&header), wanted: wanted.as_ref(), ..Presented::default() };
+        bench.verifier.judge(shown).await
+    };
+    assert!(judged(Some(Wanted::of("GET", "/Observation", "category=laboratory"))).await.is_ok());
+    assert!(judged(Some(Wanted::of("GET", "/Patient/1", ""))).await.is_ok());
+    let refusal = judged(Some(Wanted::of("POST", "/Observation", ""))).await.unwrap_err();
+    assert_eq!((refusal.check, refusal.status), (Check::Scope, 403));
+    assert_eq!((refusal.expected.as_str(), refusal.actual.as_str()), ("system/Observation.c", scope));
+    assert!(refusal.www_authenticate.unwrap().ends_with(r#"scope="system/Observation.c""#));
+    assert_eq!(judged(None).await.unwrap_err().check, Check::Scope, "an unknown request needs everything");
+}
+
+/// A token of our key with this header and payload as they stand.
+fn signed(bench: &Bench, header: &str, claims: &str) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let key = jsonwebtoken::EncodingKey::from_ec_pem(bench.key.pem().as_bytes()).unwrap();
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::ES256).unwrap();
+    format!("{message}.{signature}")
+}
+
+#[tokio::test]
+async fn what_parsers_disagree_about_is_refused_though_it_is_signed() {
+    let bench = Bench::new(Algorithm::ES256, |_| {}).await;
+    let (kid, claims) = (bench.key.key_id(), bench.claims().to_string());
+    let header = format!(r#"{{"alg":"ES256","kid":"{kid}"}}"#);
+    assert!(bench.verify(&signed(&bench, &header, &claims)).await.is_ok());
+    let doubled = format!("{},\"scope\":\"results:write\"}}", &claims[..claims.len() - 1]);
+    let deep = format!("{},\"x\":{}}}", &claims[..claims.len() - 1], "[".repeat(3000));
+    let inner = signed(&bench, &header, &claims);
+    for (what, header, claims, check) in [
+        ("a claim twice", header.clone(), doubled, Check::Malformed),
+        (
+            "alg twice",
+            format!(r#"{{"alg":"none","alg":"ES256","kid":"{kid}"}}"#),
+            claims.clone(),
+            Check::Malformed,
+        ),
+        ("deep nesting", header.clone(), deep, Check::Malformed),
+        (
+            "a nested token",
+            format!(r#"{{"alg":"ES256","cty":"JWT","kid":"{kid}"}}"#),
+            inner,
+            Check::Malformed,
+        ),
+        ("an array of claims", header.clone(), format!("[{claims}]"), Check::Malformed),
+        ("a mark before the claims", header.clone(), format!("\u{feff}{claims}"), Check::Malformed),
+        ("kid as a number", r#"{"alg":"ES256","kid":7}"#.to_owned(), claims.clone(), Check::Kid),
+        ("kid as a list", format!(r#"{{"alg":"ES256","kid":["{kid}"]}}"#), claims.clone(), Check::Kid),
+        ("alg as a list", format!(r#"{{"alg":["ES256"],"kid":"{kid}"}}"#), claims.clone(), Check::Alg),
+        (
+            "kid as a path",
+            r#"{"alg":"ES256","kid":"../../../../dev/null"}"#.to_owned(),
+            claims.clone(),
+            Check::Kid,
+        ),
+        (
+            "kid as SQL",
+            r#"{"alg":"ES256","kid":"x' UNION SELECT 'key"}"#.to_owned(),
+            claims.clone(),
+            Check::Kid,
+        ),
+        (
+            "an extension",
+            format!(r#"{{"alg":"ES256","b64":false,"crit":["b64"],"kid":"{kid}"}}"#),
+            claims.clone(),
+            Check::Malformed,
+        ),
+    ] {
+        let refusal = bench.refused(&signed(&bench, &header, &claims)).await;
+        assert_eq!(refusal.check, check, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn degenerate_signatures_verify_nothing() {
+    let bench = Bench::new(Algorithm::ES256, |_| {}).await;
+    let header = json!({ "alg": "ES256", "kid": bench.key.key_id() });
+    let message = format!("{}.{}", encoded(&header), encoded(&bench.claims()));
+    // n, the order of P-256 (FIPS 186-4 D.1.2.3).
+    let order = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
+    let order: Vec<u8> =
+        (0..32).map(|at| u8::from_str_radix(&order[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let one = [vec![0; 31], vec![1]].concat();
+    for (what, signature) in [
+        ("r = s = 0", vec![0; 64]),
+        ("r = 0", [vec![0; 32], one.clone()].concat()),
+        ("s = 0", [one.clone(), vec![0; 32]].concat()),
+        ("r = s = n", [order.clone(), order.clone()].concat()),
+        ("r = n", [order, one].concat()),
+        ("DER of zeros", vec![0x30, 6, 2, 1, 0, 2, 1, 0]),
+        ("nothing", vec![]),
+        ("too long", vec![1; 65]),
+        ("much too long", vec![1; 4096]),
+    ] {
+        let token = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+        assert_eq!(bench.refused(&token).await.check, Check::Sig, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_hostile_tokens_costs_a_bounded_number_of_fetches() {
+    let bench = Bench::new(Algorithm::ES256, |_| {}).await;
+    assert!(bench.verify(&bench.token(json!({}))).await.is_ok());
+    for n in 0..500 {
+        let token = signed(
+            &bench,
+            &format!(r#"{{"alg":"ES256","kid":"{n}","jku":"{0}/{n}","x5u":"{0}/{n}"}}"#, bench.issuer),
+            &bench.claims().to_string(),
+        );
+        assert_eq!(bench.refused(&token).await.check, Check::Kid);
+    }
+    assert_eq!(bench.server.count(), 3, "discovery, the keys, and the keys once more");
+}
+
+#[tokio::test]
+async fn a_flood_of_opaque_tokens_is_asked_about_a_bounded_number_of_times() {
+    let server = Server::start(|seen, _| match seen.form()["token"].as_str() {
+        "good" => reply(200, r#"{"active":true,"scope":"results:write","aud":"lab"}"#),
+        _ => reply(200, r#"{"active":false}"#),
+    })
+    .await;
+    let url = server.url("/introspect");
+    let bench = Bench::new(Algorithm::ES256, |auth| {
+        auth.introspection_url = Some(url);
+        auth.client_id = Some("api".into());
+        auth.client_secret = Some(Secret::new("secret"));
+    })
+    .await;
+    assert!(bench.verify("good").await.is_ok());
+    for n in 0..1000 {
+        let check = bench.refused(&format!("guess-{n}")).await.check;
+        assert_eq!(check, if n < 200 { Check::Inactive } else { Check::Keys }, "{n}");
+    }
+    assert_eq!(server.count(), 201);
+    assert!(bench.verify("good").await.is_ok(), "a known token goes on meanwhile");
+    assert_eq!(server.count(), 201);
+    bench.clock.advance(Duration::from_secs(10));
+    assert_eq!(bench.refused("guess-again").await.check, Check::Inactive);
+    // What no token looks like is not asked about at all.
+    assert_eq!(bench.refused("{\"x\":1}").await.check, Check::Malformed);
+    assert_eq!(server.count(), 202);
+}
+
+#[tokio::test]
+async fn many_who_show_the_same_opaque_token_share_one_question() {
+    let server =
+        Server::start(|_, _| reply(200, r#"{"active":true,"scope":"results:write","aud":"lab"}"#)).await;
+    let url = server.url("/introspect");
+    let bench = Bench::new(Algorithm::ES256, |auth| {
+        auth.introspection_url = Some(url);
+        auth.client_id = Some("api".into());
+        auth.client_secret = Some(Secret::new("secret"));
+    })
+    .await;
+    let bench = Arc::new(bench);
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let bench = bench.clone();
+            tokio::spawn(async move { bench.verify("good").await.is_ok() })
+        })
+        .collect();
+    for caller in callers {
+        assert!(caller.await.unwrap());
+    }
+    assert_eq!(server.count(), 1);
 }

@@ -25,21 +25,18 @@ async fn bench(more: Value) -> Bench {
     let mut all = json!({ "listen": "127.0.0.1:0", "path": "/hl7", "max_message": "4KiB" });
     all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let settings: Settings = serde_json::from_value(all).unwrap();
-    let policy = Policy {
-        ack: settings.ack,
-        reply_timeout: settings.reply_timeout.get(),
-        duplicates: DuplicatePolicy::or_default(settings.duplicates, settings.ack),
-        duplicate_window: settings.duplicate_window.get(),
-        validate: settings.validate,
-        batch: settings.batch,
-        charset: None,
-        max_message: settings.max_message.get(),
-    };
     let desk = Desk::new();
     let cx = desk.context();
-    let mut service = Box::new(Hl7HttpService { settings: Arc::new(settings), policy, lease: None });
+    let mut service = Box::new(Hl7HttpService {
+        plan: Hl7HttpFactory {
+            policy: settings.policy(None),
+            endpoint: settings.endpoint(),
+            settings: Arc::new(settings),
+        },
+        place: Place::default(),
+    });
     service.bind(&cx).await.unwrap();
-    let address = service.lease.as_ref().unwrap().address();
+    let address = service.place.address().unwrap();
     Bench { desk, address, run: tokio::spawn(service.run(cx)) }
 }
 

@@ -1,14 +1,13 @@
 //! Over real sockets: what clients send, and what they must be told.
 
+mod access;
+
 use std::net::SocketAddr;
 
-use axum::routing::get;
 use reqwest::Client;
 use septet_engine::body::Body as Kept;
-use septet_engine::clock::Clock as _;
 use septet_engine::host::ServiceReply;
 use septet_engine::record::{MessageType, MessageTypes, Record};
-use septet_oauth::keys::{SigningKey, algorithm};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::hl7_common::testing::Desk;
+use crate::listeners::lease;
 
 fn settings(more: Value) -> Settings {
     let mut all = json!({ "listen": "127.0.0.1:0" });
@@ -51,9 +51,12 @@ async fn service(desk: &Arc<Desk>, item: &str, more: Value) -> Result<Bench, Hos
     cx.item = item.into();
     cx.runtime.types = types();
     cx.stop = CancellationToken::new();
-    let mut service = Box::new(HttpService { plan: Arc::new(HttpPlan { settings, methods }), lease: None });
+    let mut service = Box::new(HttpService {
+        plan: Arc::new(HttpPlan { endpoint: settings.endpoint(), settings, methods }),
+        place: Place::default(),
+    });
     service.bind(&cx).await?;
-    let address = service.lease.as_ref().unwrap().address();
+    let address = service.place.address().unwrap();
     let run = tokio::spawn(service.run(cx.clone()));
     Ok(Bench { desk: desk.clone(), address, cx, run })
 }
@@ -428,127 +431,6 @@ async fn connections_beyond_the_limit_are_closed() {
     drop(held);
     assert_eq!(bench.desk.events().len(), 1);
     bench.end().await;
-}
-
-// === Access ===
-
-/// An authorization server that publishes one key.
-async fn issuer() -> (String, SigningKey) {
-    let key = SigningKey::generate(algorithm("RS256").unwrap()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let issuer = format!("http://{}", listener.local_addr().unwrap());
-    let (keys, name) = (json!({ "keys": [key.public()] }), issuer.clone());
-    let discovery = json!({ "issuer": name, "jwks_uri": format!("{name}/keys") });
-    let router = axum::Router::new()
-        .route("/.well-known/openid-configuration", get(move || async move { axum::Json(discovery) }))
-        .route("/keys", get(move || async move { axum::Json(keys) }));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (issuer, key)
-}
-
-#[tokio::test]
-async fn callers_need_a_token_of_the_issuer_with_the_scope() {
-    let (issuer, key) = issuer().await;
-    let auth = json!({ "issuer": issuer, "audience": ["lab"], "scope": "results:write" });
-    let bench = bench(json!({ "auth": auth, "message": "Result" })).await;
-    let now = bench.desk.clock.now().as_second();
-    let token = |aud: &str, scope: &str, exp: i64| {
-        let claims = json!({ "iss": issuer, "aud": aud, "scope": scope, "exp": exp, "sub": "lab" });
-        key.sign("at+jwt", &claims).unwrap()
-    };
-    let good = token("lab", "results:write", now + 60);
-    let body = r#"{"accession":"A1"}"#;
-    let post = || bench.post("/", "application/json", body);
-
-    assert_eq!(told(post().bearer_auth(&good)).await.status, 202);
-    for (token, status, check) in [
-        (token("other", "results:write", now + 60), 401, "aud"),
-        (token("lab", "results:write", now - 600), 401, "exp"),
-        (token("lab", "other", now + 60), 403, "scope"),
-        (good.replace('.', "x"), 401, "malformed"),
-    ] {
-        let told = told(post().bearer_auth(&token)).await;
-        assert_eq!(told.status, status, "{check}");
-        assert!(told.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
-        assert_eq!(bench.desk.events().last().unwrap(), &format!("auth.refused: {check}"));
-    }
-    let missing = told(post()).await;
-    assert_eq!((missing.status, missing.headers.contains_key("www-authenticate")), (401, true));
-    assert_eq!(bench.desk.events().last().unwrap(), "auth.refused: missing");
-    assert_eq!(bench.desk.taken().len(), 1, "nothing of a refused request is stored");
-
-    // RFC 6750 §2.2 and §2.3; the token is no part of the message.
-    let form = format!("accession=A2&access_token={good}");
-    assert_eq!(told(bench.post("/", "application/x-www-form-urlencoded", form)).await.status, 202);
-    let query = format!("/?access_token={good}");
-    assert_eq!(told(bench.post(&query, "application/json", body)).await.status, 202);
-    assert_eq!(told(bench.post(&query, "application/json", body).bearer_auth(&good)).await.status, 400);
-    assert!(bench.desk.taken().iter().all(|taken| !taken.body.as_text().unwrap().contains("access_token")));
-    bench.end().await;
-}
-
-// === TLS ===
-
-/// A file of the tests' own certificates.
-fn pem(name: &str) -> String {
-    format!("{}/../tests/tls/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-#[tokio::test]
-async fn a_listener_with_tls_may_ask_for_client_certificates() {
-    let tls = json!({ "cert": pem("server.pem"), "key": pem("server.key"), "client_ca": pem("ca.pem") });
-    let bench = bench(json!({ "tls": tls })).await;
-    let url = format!("https://localhost:{}/", bench.address.port());
-    let ca = reqwest::Certificate::from_pem(&std::fs::read(pem("ca.pem")).unwrap()).unwrap();
-    let mut identity = std::fs::read(pem("client.pem")).unwrap();
-    identity.extend(std::fs::read(pem("client.key")).unwrap());
-    let identity = reqwest::Identity::from_pem(&identity).unwrap();
-
-    let known = Client::builder().tls_certs_only([ca.clone()]).identity(identity).build().unwrap();
-    assert_eq!(known.post(&url).body("x").send().await.unwrap().status(), 202);
-    let stranger = Client::builder().tls_certs_only([ca]).build().unwrap();
-    assert!(stranger.post(&url).body("x").send().await.is_err());
-    let plain = Client::new().post(bench.url("/")).body("x").send().await;
-    assert!(plain.is_err());
-    assert_eq!(bench.desk.taken().len(), 1);
-    bench.end().await;
-}
-
-#[tokio::test]
-async fn a_listener_takes_up_new_certificates_and_keeps_the_old_ones_when_they_are_broken() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = |name: &str| folder.path().join(name);
-    std::fs::copy(pem("renamed.pem"), file("cert.pem")).unwrap();
-    std::fs::copy(pem("renamed.key"), file("key.pem")).unwrap();
-    let bench = bench(json!({ "tls": { "cert": file("cert.pem"), "key": file("key.pem") } })).await;
-    let url = format!("https://localhost:{}/", bench.address.port());
-    let ca = reqwest::Certificate::from_pem(&std::fs::read(pem("ca.pem")).unwrap()).unwrap();
-    let post = || async {
-        let client = Client::builder().tls_certs_only([ca.clone()]).build().unwrap();
-        client.post(&url).body("x").send().await.map(|response| response.status().as_u16())
-    };
-    assert!(post().await.is_err(), "that certificate is for another name");
-    std::fs::copy(pem("server.pem"), file("cert.pem")).unwrap();
-    std::fs::copy(pem("server.key"), file("key.pem")).unwrap();
-    assert_eq!(post().await.unwrap(), 202);
-    std::fs::write(file("cert.pem"), "broken").unwrap();
-    assert_eq!(post().await.unwrap(), 202);
-    assert_eq!(bench.desk.events().len(), 1);
-    bench.end().await;
-}
-
-#[tokio::test]
-async fn certificates_that_are_missing_or_do_not_fit_are_faults_of_the_environment() {
-    for (cert, key, names) in [
-        ("none.pem", "server.key", "none.pem"),
-        ("server.pem", "renamed.key", "do not belong together"),
-        ("server.key", "server.key", "no usable certificate"),
-    ] {
-        let more = json!({ "tls": { "cert": pem(cert), "key": pem(key) } });
-        let fault = service(&Desk::new(), "api", more).await.err().unwrap();
-        assert_eq!(fault.code, "certificate");
-        assert!(fault.text.contains(names), "{fault}");
-    }
 }
 
 // === Checks ===
