@@ -29,7 +29,7 @@ use crate::http_client::{PeerPlan, Reply, Secrets};
 use crate::http_operation::{Dialogue, HttpFactory};
 use crate::http_reply::{answered, with_words};
 use crate::http_settings::{OauthUse, check_clear_text, check_peer};
-use crate::http_template::{Known, check_headers, check_template, fill_headers, is_credential, unsuitable};
+use crate::http_template::{Known, check_headers, check_template, fill_headers, has_credential, unsuitable};
 use crate::template::{Place, Source, Template};
 
 /// The class, for the table.
@@ -95,7 +95,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let template = check_template(build, &[At::Key("url")], Known::Hl7, &settings.url);
     let headers = check_headers(build, &[At::Key("headers")], Known::Hl7, placement, &settings.headers);
     let (url, peer) = peer?;
-    let credentials = settings.headers.iter().any(|(name, _)| is_credential(name));
+    let credentials = has_credential(&settings.headers);
     let token = settings.oauth.is_some().then_some("an OAuth token");
     let secret = token.or(credentials.then_some("a secret"));
     check_clear_text(build, &url, secret, settings.allow_plain_http);

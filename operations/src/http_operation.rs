@@ -11,8 +11,11 @@ use septet_engine::host::{
     BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
 };
 use septet_engine::id::ItemName;
+use septet_engine::record::{Record, map_sealed};
 use septet_engine::registry::Factory;
 use septet_engine::token::AccessToken;
+use septet_engine::vault::{Vault, VaultError};
+use serde_json::Value;
 
 use crate::http_client::{Peer, PeerPlan, Reply, Secrets};
 
@@ -82,4 +85,27 @@ impl<D: Dialogue> BusinessOperation for HttpOperation<D> {
         let reply = peer.exchange(cx, |token, secrets| dialogue.request(cx, token, secrets)).await?;
         dialogue.outcome(reply, cx, &peer.name)
     }
+}
+
+/// Remembers the secrets of a record that is about to be sent.
+pub(crate) fn note_secrets(
+    record: &Record,
+    vault: &Vault,
+    secrets: &mut Secrets,
+) -> Result<(), OperationError> {
+    let noted = map_sealed(&record.fields, &mut |value| {
+        let clear = vault.open_json(value).unwrap_or(Err(VaultError::Damaged))?;
+        secrets.add(&clear);
+        Ok(Value::Null)
+    });
+    noted.map(drop).map_err(sealed)
+}
+
+/// The record's fields with its secrets in clear: for the peer alone.
+pub(crate) fn reveal(record: &Record, vault: &Vault) -> Result<Value, OperationError> {
+    record.reveal(vault).map_err(sealed)
+}
+
+fn sealed(error: VaultError) -> OperationError {
+    OperationError::message("secret", error.to_string())
 }

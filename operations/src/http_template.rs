@@ -5,7 +5,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use septet_engine::config::build::{At, Build, did_you_mean};
 use septet_engine::config::units::Ordered;
 use septet_engine::host::OperationError;
-use septet_engine::record::{MessageType, MessageTypes};
+use septet_engine::record::{FieldType, MessageType, MessageTypes};
 use septet_engine::token::Placement;
 use zeroize::Zeroizing;
 
@@ -109,10 +109,17 @@ pub(crate) fn check_headers(
     (right.len() == headers.iter().count()).then_some(right)
 }
 
-/// Whether a header's value is a secret though it stands in the file.
-pub(crate) fn is_credential(header: &str) -> bool {
+/// Whether one of the headers is a secret though it stands in the file.
+pub(crate) fn has_credential(headers: &Ordered<String>) -> bool {
     const CREDENTIALS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
-    CREDENTIALS.iter().any(|known| header.eq_ignore_ascii_case(known))
+    let is_credential = |header: &str| CREDENTIALS.iter().any(|known| header.eq_ignore_ascii_case(known));
+    headers.iter().any(|(header, _)| is_credential(header))
+}
+
+/// Whether messages of this type have a secret field.
+pub(crate) fn has_secret(build: &Build<'_>, name: &str) -> bool {
+    let declared = build.names.types.get(name);
+    declared.is_some_and(|t| t.fields.iter().any(|(_, field)| field.kind == FieldType::Secret))
 }
 
 /// The filled template; nothing where it is a single place and the message has no value for it: an optional

@@ -3,6 +3,7 @@
 //! order) is the engine's; an operation sends one message, reads the answer, and says what it was.
 
 mod client_tls;
+pub mod fhir;
 pub mod file;
 pub mod hl7_http;
 pub mod hl7_mllp;
@@ -15,8 +16,10 @@ pub mod rest;
 pub mod template;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod testing_http;
 
 use septet_engine::registry::ItemClass;
 
 /// The classes of operations, in the order of the reference.
-pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, hl7_http::CLASS, rest::CLASS, file::CLASS];
+pub const CLASSES: &[ItemClass] = &[hl7_mllp::CLASS, hl7_http::CLASS, rest::CLASS, fhir::CLASS, file::CLASS];

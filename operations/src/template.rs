@@ -54,6 +54,9 @@ pub enum Place {
     /// In the path or the query of a URL: all but RFC 3986's unreserved characters are percent-encoded. A
     /// value that leaves its path segment empty, `.` or `..` is an error.
     Url,
+    /// In search parameters that decide whether a resource exists: percent-encoded, and an empty value is an
+    /// error, because it would match what it should not.
+    Search,
     /// In an HTTP header: control characters and everything beyond ASCII are percent-encoded.
     Header,
     /// In a file's path: see [`file_value`].
@@ -185,7 +188,10 @@ impl Template {
                 Part::Name(name) => {
                     let value = name.value(place, source)?;
                     match place {
-                        Place::Url => percent(&value, is_unreserved, &mut out),
+                        Place::Search if value.is_empty() => {
+                            return Err(FillError::Missing(name.shown().to_owned()));
+                        }
+                        Place::Url | Place::Search => percent(&value, is_unreserved, &mut out),
                         Place::Header => percent(&value, |b| (0x20..0x7F).contains(&b), &mut out),
                         Place::FileName => out.push_str(&file_value(&value)),
                         Place::Plain => out.push_str(&value),
@@ -236,6 +242,17 @@ impl Name {
             "date" => Name::Date,
             "time" => Name::Time,
             field => Name::Field(field.to_owned(), field.parse().ok()),
+        }
+    }
+
+    fn shown(&self) -> &str {
+        match self {
+            Name::Id => "id",
+            Name::Session => "session",
+            Name::ControlId => "control_id",
+            Name::Date => "date",
+            Name::Time => "time",
+            Name::Field(name, _) => name,
         }
     }
 

@@ -260,6 +260,12 @@ pub const CODES: &[Code] = &[
         "Correct the name; {{ and }} stand for the braces themselves.",
     ),
     code(
+        "S0338",
+        "a create that may happen twice",
+        "A FHIR create without if_none_exist makes a second resource when it is sent again, for example after a lost reply.",
+        "Give if_none_exist = \"identifier=…\", or send an update with a condition.",
+    ),
+    code(
         "S0341",
         "a path that cannot be served",
         "The path of an HTTP service begins with / and has no {, ?, # or dots in it.",

@@ -18,7 +18,6 @@ use septet_engine::config::diagnostic::Severity;
 use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::Ordered;
 use septet_engine::host::{OperationContext, OperationError, Outcome};
-use septet_engine::record::FieldType;
 use septet_engine::registry::{Built, Facts, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_engine::token::{AccessToken, Placement};
@@ -28,7 +27,7 @@ use crate::http_client::{PeerPlan, Reply, Secrets};
 use crate::http_operation::{Dialogue, HttpFactory};
 use crate::http_reply;
 use crate::http_settings::{OauthUse, check_clear_text, check_peer};
-use crate::http_template::{Known, UNDECLARED, check_headers, check_template, is_credential};
+use crate::http_template::{Known, UNDECLARED, check_headers, check_template, has_credential, has_secret};
 use crate::template::Template;
 
 /// The class.
@@ -128,7 +127,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let mut secret = settings.oauth.is_some().then_some("an OAuth token");
     for (name, request) in settings.requests.iter() {
         let plan = request_plan(build, &settings, name, request);
-        if has_secret(build, name, request) {
+        if has_secret(build, name) || has_credential(&request.headers) {
             secret = secret.or(Some("a secret"));
         }
         if let Some(plan) = plan {
@@ -213,13 +212,6 @@ fn request_plan(
     let reply = request.reply.clone().filter(|reply| !UNDECLARED.contains(&reply.as_str()));
     let (method, url, headers) = (method?, url?, headers?);
     whole.then_some(RequestPlan { method, url, body: request.body, headers, query, reply, placement })
-}
-
-/// Whether the request carries a secret: a secret field of its message, or credentials in a header.
-fn has_secret(build: &Build<'_>, name: &str, request: &RequestSettings) -> bool {
-    let declared = build.names.types.get(name);
-    let field = declared.is_some_and(|t| t.fields.iter().any(|(_, field)| field.kind == FieldType::Secret));
-    field || request.headers.iter().any(|(name, _)| is_credential(name))
 }
 
 // === Running ===

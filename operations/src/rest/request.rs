@@ -5,14 +5,14 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request};
 use septet_engine::body::{JSON, TEXT};
 use septet_engine::host::{OperationContext, OperationError};
-use septet_engine::record::{Record, map_sealed};
+use septet_engine::record::Record;
 use septet_engine::token::{AccessToken, Placement};
-use septet_engine::vault::{Vault, VaultError};
 use serde_json::Value;
 use url::{Url, form_urlencoded};
 
 use super::{BodyKind, RequestPlan};
 use crate::http_client::Secrets;
+use crate::http_operation::{note_secrets, reveal};
 use crate::http_template::{fill_headers, present, unsuitable};
 use crate::template::{Place, Source};
 
@@ -30,7 +30,7 @@ pub(super) fn make(
         Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
     let record = cx.body.as_record();
     if let Some(record) = record {
-        note_secrets(record, &runtime.vault, secrets).map_err(sealed)?;
+        note_secrets(record, &runtime.vault, secrets)?;
     }
 
     let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
@@ -75,7 +75,7 @@ fn body(
         let record = record.ok_or_else(|| {
             OperationError::message("request", format!("a message of type {type_name} is no record"))
         })?;
-        record.reveal(&cx.runtime.vault).map_err(sealed)
+        reveal(record, &cx.runtime.vault)
     };
     Ok(match kind {
         BodyKind::None => None,
@@ -110,17 +110,4 @@ fn form_text(value: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     }
-}
-
-fn note_secrets(record: &Record, vault: &Vault, secrets: &mut Secrets) -> Result<(), VaultError> {
-    map_sealed(&record.fields, &mut |value| {
-        let clear = vault.open_json(value).unwrap_or(Err(VaultError::Damaged))?;
-        secrets.add(&clear);
-        Ok(Value::Null)
-    })
-    .map(drop)
-}
-
-fn sealed(error: VaultError) -> OperationError {
-    OperationError::message("secret", error.to_string())
 }

@@ -1,14 +1,12 @@
 //! The operation against a vendor of its own over real sockets: what the vendor gets, and what becomes of
 //! what it answers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use rustls::pki_types::pem::PemObject as _;
 use septet_engine::body::Body;
@@ -18,11 +16,10 @@ use septet_engine::host::{
     BusinessOperation, Disposition, OperationContext, OperationError, Outcome, Runtime,
 };
 use septet_engine::record::{MessageType, MessageTypes, Undeclared};
-use septet_engine::token::{AccessToken, Placement, TokenSource};
+use septet_engine::token::Placement;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use zeroize::Zeroizing;
 
 use super::{BodyKind, RequestPlan, Rest};
 use crate::http_client::PeerPlan;
@@ -30,88 +27,7 @@ use crate::http_operation::HttpOperation;
 use crate::http_settings::OauthUse;
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, hl7, runtime};
-
-// === The vendor ===
-
-/// One request as the vendor saw it.
-#[derive(Clone, Debug)]
-struct Seen {
-    method: String,
-    uri: String,
-    headers: http::HeaderMap,
-    body: String,
-}
-
-impl Seen {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-}
-
-type Answer = Arc<dyn Fn(&Seen) -> Response + Send + Sync>;
-
-#[derive(Clone)]
-struct Vendor {
-    seen: Arc<Mutex<Vec<Seen>>>,
-    answer: Answer,
-    url: String,
-}
-
-impl Vendor {
-    /// A vendor that answers every request with `answer`.
-    async fn start(answer: impl Fn(&Seen) -> Response + Send + Sync + 'static) -> Vendor {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let vendor = Vendor { seen: Arc::default(), answer: Arc::new(answer), url };
-        let router = Router::new().fallback(handle).with_state(vendor.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        vendor
-    }
-
-    fn seen(&self) -> Vec<Seen> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-async fn handle(State(vendor): State<Vendor>, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-    let seen = Seen {
-        method: parts.method.to_string(),
-        uri: parts.uri.to_string(),
-        headers: parts.headers,
-        body: String::from_utf8(body.to_vec()).unwrap(),
-    };
-    vendor.seen.lock().unwrap().push(seen.clone());
-    (vendor.answer)(&seen)
-}
-
-// === Tokens ===
-
-/// Gives out `token-1`, and the next one after each rejection.
-#[derive(Debug, Default)]
-struct Tokens {
-    generation: AtomicU64,
-    fails: bool,
-}
-
-#[async_trait]
-impl TokenSource for Tokens {
-    async fn token(&self, client: &str, _item: &str) -> Result<AccessToken, Fault> {
-        if self.fails {
-            return Err(
-                Fault::new("call", "503", "the token endpoint answered HTTP 503").with_detail("words")
-            );
-        }
-        let generation = self.generation.load(Ordering::SeqCst) + 1;
-        let secret = Zeroizing::new(format!("token-{generation}"));
-        Ok(AccessToken { client: client.to_owned(), secret, generation })
-    }
-
-    fn rejected(&self, token: &AccessToken) {
-        self.generation.store(token.generation, Ordering::SeqCst);
-    }
-}
+use crate::testing_http::{Seen, Tokens, Vendor};
 
 // === One operation ===
 
