@@ -81,6 +81,8 @@ pub enum KeepFamily {
     Service = 9,
     /// Counters that survive restarts, by item.
     Counter = 10,
+    /// Replays under way and how the last ones ended, by number.
+    Replay = 11,
 }
 
 /// Why a host cannot run now though its settings are right: port taken, DNS, missing mount, peer down.

@@ -62,7 +62,9 @@ impl IntoResponse for Problem {
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = match &error {
-            ControlError::UnknownItem(_) | ControlError::UnknownMessage(_) => StatusCode::NOT_FOUND,
+            ControlError::UnknownItem(_)
+            | ControlError::UnknownMessage(_)
+            | ControlError::UnknownReplay(_) => StatusCode::NOT_FOUND,
             ControlError::NotAllowed(_) => StatusCode::CONFLICT,
             ControlError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -13,6 +13,7 @@ use crate::config::plan::Plan;
 use crate::director::core::Core;
 use crate::director::items::{Control, Item};
 use crate::director::lanes::Lanes;
+use crate::director::replay::Replays;
 use crate::director::{ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError};
 use crate::director::{orphans, watch};
 use crate::host::{Keep, KeepFamily};
@@ -39,6 +40,8 @@ pub(super) struct Running {
     watching: CancellationToken,
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
+    /// What operators ordered to be sent again.
+    pub(super) replays: Replays,
 }
 
 impl Engine {
@@ -59,12 +62,14 @@ impl Engine {
             started: store.clock().now(),
             watching: CancellationToken::new(),
             reloading: tokio::sync::Mutex::default(),
+            replays: Replays::default(),
         };
         running.core.forget_definitions().await;
         let found = orphans::find(&store, &plan);
         orphans::check(&found, &plan, &orphans)?;
         orphans::resolve(&running.core, &found, &orphans).await?;
         let engine = Engine(Arc::new(running));
+        engine.find_interrupted_replays().await;
         let directory = engine.0.core.directory();
         let routed = plan.items.iter().filter_map(|item| directory.get(item.name.as_str()).cloned());
         engine.spawn(&routed.collect::<Vec<_>>(), HashMap::new()).await;
@@ -84,6 +89,7 @@ impl Engine {
         let clock = self.0.core.store.clock().clone();
         let wait = SignedDuration::try_from(deadline).unwrap_or(SignedDuration::MAX);
         let end = clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
+        self.0.replays.stop(&clock, deadline).await;
         for kind in [ItemKind::Service, ItemKind::Process, ItemKind::Operation] {
             let items = self.all().into_iter().filter(|item| item.routed.plan.kind == kind);
             let left = Duration::try_from(end.duration_since(clock.now())).unwrap_or_default();

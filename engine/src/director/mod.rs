@@ -4,7 +4,7 @@
 //!
 //! [`engine`] is the handle everybody outside uses; `items` has the life of one item; `intake`, `process`
 //! and `operation` run the three kinds; `exchange` builds the transactions that create headers; `control`
-//! is what operators do to messages; `reload` changes the plan.
+//! is what operators do to single messages, `replay` and `bulk` to many; `reload` changes the plan.
 
 use std::fmt;
 
@@ -13,9 +13,12 @@ use crate::process::LaneFactory;
 use crate::store::{ItemCounts, Store};
 use crate::token::SharedTokens;
 
+pub use bulk::{Bulk, BulkReport};
 pub use engine::Engine;
+pub use replay::{Order, Replay, ReplayReport, ReplayState};
 
 mod alerts;
+mod bulk;
 mod control;
 mod core;
 mod engine;
@@ -31,7 +34,9 @@ mod orphans;
 mod outcome;
 mod process;
 mod reload;
+mod replay;
 mod run;
+mod selection;
 mod verdict;
 mod watch;
 
@@ -157,6 +162,9 @@ pub enum ControlError {
     /// No such message.
     #[error("there is no message {0}")]
     UnknownMessage(MessageId),
+    /// No such replay.
+    #[error("there is no replay {0}")]
+    UnknownReplay(u64),
     /// It is not in a state that allows this: 409.
     #[error("{0}")]
     NotAllowed(String),
@@ -174,19 +182,6 @@ pub struct Resent {
     pub session: SessionId,
     /// The original.
     pub resent_from: MessageId,
-}
-
-/// The answer of a replay or of its dry run.
-#[derive(Clone, Debug, Default)]
-pub struct ReplayReport {
-    /// How many requests the filter selects.
-    pub selected: u64,
-    /// How many of them can be replayed.
-    pub replayable: u64,
-    /// Those that cannot, and why.
-    pub blocked: Vec<(MessageId, String)>,
-    /// Whether it was started.
-    pub started: bool,
 }
 
 /// What the Director is started with, apart from the plan.

@@ -49,6 +49,11 @@ impl Store {
         Ok(body)
     }
 
+    /// Whether a body is in the store, without reading it.
+    pub fn has_body(&self, id: BodyId) -> bool {
+        self.0.shared.bodies.find(id).is_some()
+    }
+
     fn read_body(&self, id: BodyId, absent: &Absent) -> Result<Body, ReadError> {
         let Some(embedded) = &self.0.embedded else { return Err(ReadError::Gone(id)) };
         let place = &absent.place;

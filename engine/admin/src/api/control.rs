@@ -1,4 +1,4 @@
-//! What operators do with messages: resend, resume, discard, replay, purge.
+//! What operators do with messages: resend, resume, discard, purge. Replays are in `replay`.
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
@@ -7,7 +7,8 @@ use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use septet_engine::body::{Body, Format};
-use septet_engine::header::{Header, Status};
+use septet_engine::director::Bulk;
+use septet_engine::header::Header;
 use septet_engine::id::MessageId;
 use septet_engine::record::{Record, Undeclared};
 use septet_engine::store::MessageFilter;
@@ -175,8 +176,10 @@ pub(crate) struct BulkView {
     selected: u64,
     /// How many were resumed or discarded; 0 in a dry run.
     done: u64,
-    /// Those that could not be, and why.
+    /// Those that could not be, and why; the oldest thousand.
     failed: Vec<Blocked>,
+    /// How many could not be.
+    failed_count: u64,
 }
 
 /// A message that something could not be done with.
@@ -186,6 +189,12 @@ pub(crate) struct Blocked {
     reason: String,
 }
 
+impl Blocked {
+    pub(crate) fn all(listed: impl IntoIterator<Item = (MessageId, String)>) -> Vec<Self> {
+        listed.into_iter().map(|(id, reason)| Blocked { id: id.0, reason }).collect()
+    }
+}
+
 /// Resumes every suspended message that a filter selects, oldest first.
 #[utoipa::path(post, path = "/api/v1/messages/resume", request_body = Object, responses((status = 200, body = BulkView)))]
 pub(crate) async fn resume_many(
@@ -193,7 +202,7 @@ pub(crate) async fn resume_many(
     Extension(who): Who,
     body: Bytes,
 ) -> Result<Json<BulkView>, Problem> {
-    bulk(&context, who.name.as_deref(), &body, true).await
+    bulk(&context, who.name.as_deref(), &body, Bulk::Resume).await
 }
 
 /// Discards every suspended message that a filter selects.
@@ -203,74 +212,24 @@ pub(crate) async fn discard_many(
     Extension(who): Who,
     body: Bytes,
 ) -> Result<Json<BulkView>, Problem> {
-    bulk(&context, who.name.as_deref(), &body, false).await
+    bulk(&context, who.name.as_deref(), &body, Bulk::Discard).await
 }
 
 async fn bulk(
     context: &Context,
     who: Option<&str>,
     body: &[u8],
-    resume: bool,
+    action: Bulk,
 ) -> Result<Json<BulkView>, Problem> {
     let options = json(body)?;
     only(&options, &["filter", "dry_run"])?;
-    let mut filter = filter(context, who, &options).await?;
-    filter.status = vec![Status::Suspended];
-    let engine = &context.parts.engine;
-    let mut ids: Vec<MessageId> = Vec::new();
-    let mut cursor = None;
-    loop {
-        let page = engine.store().search(&filter, cursor, 1000).await?;
-        ids.extend(page.entries.iter().map(|header| header.id));
-        match page.next {
-            Some(next) => cursor = Some(next),
-            None => break,
-        }
-    }
-    ids.reverse();
-    let mut view = BulkView { selected: ids.len() as u64, done: 0, failed: Vec::new() };
-    if dry_run(&options)? {
-        return Ok(Json(view));
-    }
-    for id in ids {
-        let outcome = if resume { engine.resume(id, who).await } else { engine.discard(id, who).await };
-        match outcome {
-            Ok(()) => view.done += 1,
-            Err(error) => view.failed.push(Blocked { id: id.0, reason: error.to_string() }),
-        }
-    }
-    Ok(Json(view))
-}
-
-/// What a replay does, or would do.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ReplayView {
-    selected: u64,
-    replayable: u64,
-    blocked: Vec<Blocked>,
-    started: bool,
-}
-
-/// Resends every request that a filter selects, oldest first; with `dry_run` only says what would be.
-#[utoipa::path(post, path = "/api/v1/replay", request_body = Object, responses(
-    (status = 200, body = ReplayView), (status = 400, body = Problem)
-))]
-pub(crate) async fn replay(
-    State(context): State<Context>,
-    Extension(who): Who,
-    body: Bytes,
-) -> Result<Json<ReplayView>, Problem> {
-    let options = json(&body)?;
-    only(&options, &["filter", "target", "dry_run"])?;
-    let filter = filter(&context, who.name.as_deref(), &options).await?;
-    let target = text(&options, "target")?;
-    let dry_run = dry_run(&options)?;
-    let report = context.parts.engine.replay(&filter, target, dry_run, who.name.as_deref()).await?;
-    Ok(Json(ReplayView {
+    let filter = filter(context, who, &options).await?;
+    let report = context.parts.engine.bulk(&filter, action, dry_run(&options)?, who).await?;
+    Ok(Json(BulkView {
         selected: report.selected,
-        replayable: report.replayable,
-        blocked: report.blocked.into_iter().map(|(id, reason)| Blocked { id: id.0, reason }).collect(),
-        started: report.started,
+        done: report.done,
+        failed: Blocked::all(report.failed),
+        failed_count: report.failed_count,
     }))
 }
 
@@ -283,7 +242,7 @@ pub(crate) async fn purge() -> Problem {
     )
 }
 
-async fn filter(context: &Context, who: Option<&str>, options: &Value) -> Result<MessageFilter, Problem> {
+pub(crate) async fn filter(context: &Context, who: Option<&str>, options: &Value) -> Result<MessageFilter, Problem> {
     let Some(filter) = options.get("filter") else {
         return Err(Problem::bad_request("filter is missing; {} selects everything"));
     };
@@ -294,7 +253,7 @@ async fn filter(context: &Context, who: Option<&str>, options: &Value) -> Result
     Ok(query.filter)
 }
 
-fn dry_run(options: &Value) -> Result<bool, Problem> {
+pub(crate) fn dry_run(options: &Value) -> Result<bool, Problem> {
     match options.get("dry_run") {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(flag)) => Ok(*flag),
@@ -302,7 +261,7 @@ fn dry_run(options: &Value) -> Result<bool, Problem> {
     }
 }
 
-fn text<'a>(options: &'a Value, name: &str) -> Result<Option<&'a str>, Problem> {
+pub(crate) fn text<'a>(options: &'a Value, name: &str) -> Result<Option<&'a str>, Problem> {
     match options.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
@@ -311,7 +270,7 @@ fn text<'a>(options: &'a Value, name: &str) -> Result<Option<&'a str>, Problem> 
 }
 
 /// Refuses keys nobody knows: a mistyped `dry_run` must not start a replay.
-fn only(options: &Value, known: &[&str]) -> Result<(), Problem> {
+pub(crate) fn only(options: &Value, known: &[&str]) -> Result<(), Problem> {
     let Value::Object(fields) = options else {
         return Err(Problem::bad_request("the body must be a JSON object"));
     };

@@ -8,6 +8,7 @@ pub(crate) mod messages;
 pub(crate) mod oauth;
 pub(crate) mod production;
 pub(crate) mod queues;
+pub(crate) mod replay;
 pub(crate) mod sessions;
 
 use axum::extract::{DefaultBodyLimit, Request};
@@ -48,7 +49,10 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/api/v1/messages/{id}/resume", post(control::resume))
         .route("/api/v1/messages/{id}/discard", post(control::discard))
         .route("/api/v1/sessions/{id}", get(sessions::show))
-        .route("/api/v1/replay", post(control::replay))
+        .route("/api/v1/replay", post(replay::start))
+        .route("/api/v1/replays", get(replay::list))
+        .route("/api/v1/replays/{id}", get(replay::show))
+        .route("/api/v1/replays/{id}/cancel", post(replay::cancel))
         .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/oauth", get(oauth::list))
         .route("/api/v1/oauth/{name}/refresh", post(oauth::refresh))

@@ -8,7 +8,6 @@ use crate::fault::Fault;
 use crate::header::Status;
 use crate::host::Inbound;
 use crate::record::Record;
-use crate::store::MessageFilter;
 
 #[tokio::test]
 async fn a_resend_is_a_new_header_over_the_same_body() {
@@ -90,33 +89,4 @@ async fn in_flight_messages_are_not_discarded_and_queued_ones_are() {
     call.code("AA");
     assert_eq!(out.next().await.id(), third);
     assert_eq!(bench.header(second).status, Status::Discarded);
-}
-
-#[tokio::test]
-async fn a_replay_goes_oldest_first_and_names_what_it_cannot() {
-    let mut bench = Bench::new();
-    let gate = bench.service("in", &["out"]);
-    let mut out = bench.operation("out", common());
-    let mut off = bench.operation("off", Common { enabled: false, ..common() });
-    let engine = bench.start().await;
-    for text in ["1", "2"] {
-        gate.receive(text).await;
-        out.next().await.reply("AA", Body::text("Ack", "ok".into()));
-    }
-    bench.settle().await;
-    let all = MessageFilter::default();
-    let dry = engine.replay(&all, None, true, None).await.unwrap();
-    assert_eq!((dry.selected, dry.replayable, dry.blocked.len(), dry.started), (4, 2, 2, false));
-    assert!(dry.blocked[0].1.contains("response"));
-    out.hears_nothing().await;
-    let to_off = engine.replay(&all, Some("off"), true, None).await.unwrap();
-    assert_eq!(to_off.replayable, 0);
-    off.hears_nothing().await;
-    assert!(engine.replay(&all, None, false, None).await.unwrap().started);
-    for text in ["1", "2"] {
-        let call = out.next().await;
-        assert_eq!(call.text(), text);
-        call.code("AA");
-    }
-    assert_eq!(bench.events("replay").len(), 1);
 }

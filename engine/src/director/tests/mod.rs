@@ -6,5 +6,6 @@ mod delivery;
 mod durable;
 mod items;
 mod processes;
+mod replay;
 mod scripted;
 pub(super) mod support;

@@ -46,7 +46,7 @@ const STATUSES: [Status; 9] = [
 
 const LEVELS: [Level; 3] = [Level::Info, Level::Warning, Level::Error];
 
-const FAMILIES: [KeepFamily; 10] = [
+const FAMILIES: [KeepFamily; 11] = [
     KeepFamily::ProcessState,
     KeepFamily::Instance,
     KeepFamily::Definition,
@@ -57,6 +57,7 @@ const FAMILIES: [KeepFamily; 10] = [
     KeepFamily::ServerKey,
     KeepFamily::Service,
     KeepFamily::Counter,
+    KeepFamily::Replay,
 ];
 
 /// Why a record could not be read.

@@ -1,0 +1,92 @@
+//! Resuming and discarding every suspended message that a filter selects.
+
+use std::collections::VecDeque;
+
+use crate::director::selection::{Ids, Refusals, walk};
+use crate::director::{ControlError, Engine};
+use crate::header::Status;
+use crate::id::MessageId;
+use crate::store::MessageFilter;
+
+/// What to do with the suspended messages of a selection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bulk {
+    /// Back to their places.
+    Resume,
+    /// They will not be processed.
+    Discard,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default)]
+pub struct BulkReport {
+    /// How many suspended messages the filter selects.
+    pub selected: u64,
+    /// With how many it was done; 0 in a dry run.
+    pub done: u64,
+    /// With how many it could not be done.
+    pub failed_count: u64,
+    /// The first of them, and why.
+    pub failed: VecDeque<(MessageId, String)>,
+}
+
+impl Engine {
+    /// Resumes or discards every suspended message that the filter selects, oldest first. Goes to its end
+    /// once begun, also when the caller goes away; what was done is durable when this returns.
+    pub async fn bulk(
+        &self,
+        filter: &MessageFilter,
+        action: Bulk,
+        dry_run: bool,
+        who: Option<&str>,
+    ) -> Result<BulkReport, ControlError> {
+        if !filter.status.is_empty() && !filter.status.contains(&Status::Suspended) {
+            return Ok(BulkReport::default());
+        }
+        let filter = MessageFilter { status: vec![Status::Suspended], ..filter.clone() };
+        let mut ids = Ids::default();
+        let mut page_ids = Vec::new();
+        walk(self.core(), &filter, |page| {
+            page_ids.clear();
+            page_ids.extend(page.iter().map(|header| header.id));
+            ids.push(&page_ids);
+        })
+        .await?;
+        if dry_run {
+            return Ok(BulkReport { selected: ids.len(), ..BulkReport::default() });
+        }
+        let (engine, who) = (self.clone(), who.map(str::to_owned));
+        let work = tokio::spawn(async move { engine.all_of(ids, action, who.as_deref()).await });
+        work.await.map_err(|failed| ControlError::Unavailable(failed.to_string()))?
+    }
+
+    async fn all_of(
+        &self,
+        mut ids: Ids,
+        action: Bulk,
+        who: Option<&str>,
+    ) -> Result<BulkReport, ControlError> {
+        let (mut done, mut refusals) = (0, Refusals::default());
+        let selected = ids.len();
+        while let Some(page) = ids.pop() {
+            let mut last = None;
+            for id in page {
+                let outcome = match action {
+                    Bulk::Resume => self.put_back(id, who).await,
+                    Bulk::Discard => self.give_up(id, who).await,
+                };
+                match outcome {
+                    Ok(committed) => (done, last) = (done + 1, Some(committed)),
+                    Err(failed @ ControlError::Unavailable(_)) => return Err(failed),
+                    // Somebody else was faster.
+                    Err(error) => refusals.younger(id, || error.to_string()),
+                }
+            }
+            // One wait for a page, not one for each message.
+            if let Some(last) = last {
+                self.durable(last).await?;
+            }
+        }
+        Ok(BulkReport { selected, done, failed_count: refusals.count, failed: refusals.listed })
+    }
+}
