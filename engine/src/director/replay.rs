@@ -233,7 +233,9 @@ impl Engine {
     pub async fn replay(&self, order: &Order, who: Option<&str>) -> Result<ReplayReport, ControlError> {
         let rate = order.rate.unwrap_or(RATE);
         if !Order::RATES.contains(&rate) {
-            return Err(ControlError::NotAllowed(format!("a rate of {rate} messages a second is out of bounds")));
+            return Err(ControlError::NotAllowed(format!(
+                "a rate of {rate} messages a second is out of bounds"
+            )));
         }
         if let Some(target) = &order.target
             && self.core().directory().get(target).is_none()

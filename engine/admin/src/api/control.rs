@@ -242,7 +242,11 @@ pub(crate) async fn purge() -> Problem {
     )
 }
 
-pub(crate) async fn filter(context: &Context, who: Option<&str>, options: &Value) -> Result<MessageFilter, Problem> {
+pub(crate) async fn filter(
+    context: &Context,
+    who: Option<&str>,
+    options: &Value,
+) -> Result<MessageFilter, Problem> {
     let Some(filter) = options.get("filter") else {
         return Err(Problem::bad_request("filter is missing; {} selects everything"));
     };

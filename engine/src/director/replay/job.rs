@@ -93,11 +93,8 @@ impl Engine {
         if state == ReplayState::Cancelled {
             replay.cancelled_by = who.clone();
         }
-        let level = if state == ReplayState::Completed && replay.failed == 0 {
-            Level::Info
-        } else {
-            Level::Warning
-        };
+        let level =
+            if state == ReplayState::Completed && replay.failed == 0 { Level::Info } else { Level::Warning };
         let event = replay.event(level, &what, who.as_deref());
         if let Err(error) = self.write(vec![replay.keep(), Op::Event(event)]).await {
             // The next start finds it running, and says that it was interrupted.
