@@ -334,6 +334,8 @@ pub struct OperationError {
     pub disposition: Disposition,
     /// What happened.
     pub fault: Fault,
+    /// Trying again sooner is in vain: the peer's `Retry-After`, or an OAuth client that waits.
+    pub retry_after: Option<Duration>,
 }
 
 /// What an operation's error means for the message.
@@ -349,12 +351,12 @@ impl OperationError {
     /// No usable reply: connect, TLS, timeout, broken response, no token.
     pub fn fault(code: impl Into<String>, text: impl Into<String>) -> Self {
         let fault = Fault::new("call", code, text);
-        OperationError { disposition: Disposition::ByCode("fault"), fault }
+        OperationError { disposition: Disposition::ByCode("fault"), fault, retry_after: None }
     }
 
     /// The message cannot be sent as it is.
     pub fn message(code: impl Into<String>, text: impl Into<String>) -> Self {
         let fault = Fault::new("message", code, text);
-        OperationError { disposition: Disposition::Suspend, fault }
+        OperationError { disposition: Disposition::Suspend, fault, retry_after: None }
     }
 }

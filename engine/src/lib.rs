@@ -6,6 +6,7 @@
 //! [`registry::Registry`]; this crate knows only their contracts in [`host`] and [`process`].
 
 pub mod body;
+pub mod client_tls;
 pub mod clock;
 pub mod config;
 pub mod director;

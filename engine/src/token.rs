@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -41,13 +42,32 @@ impl fmt::Debug for AccessToken {
     }
 }
 
+/// Why there is no token.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct NoToken {
+    /// What happened.
+    pub fault: Fault,
+    /// The client asks nobody before this moment: whoever comes earlier comes in vain.
+    pub not_before: Option<Timestamp>,
+}
+
+impl From<Fault> for NoToken {
+    fn from(fault: Fault) -> NoToken {
+        NoToken { fault, not_before: None }
+    }
+}
+
 /// Gives out tokens of the named OAuth clients (`[oauth.NAME]`).
 #[async_trait]
 pub trait TokenSource: Send + Sync + fmt::Debug {
     /// A token that is not about to expire, from the store or freshly fetched; single-flight over all
     /// callers of one client. `item` is the asking item, for the client's "used by". An error means that
     /// there is no token: the request must not be sent, and its reply code is `fault`.
-    async fn token(&self, client: &str, item: &str) -> Result<AccessToken, Fault>;
+    async fn token(&self, client: &str, item: &str) -> Result<AccessToken, NoToken>;
+
+    /// Whether there is a client of this name: messages may name one that nobody configured.
+    fn knows(&self, client: &str) -> bool;
 
     /// The peer refused this token with a 401: drop it, so that the next [`TokenSource::token`] fetches.
     /// A token that has been replaced meanwhile is left alone (its generation differs).
@@ -60,8 +80,12 @@ pub struct NoTokens;
 
 #[async_trait]
 impl TokenSource for NoTokens {
-    async fn token(&self, client: &str, _item: &str) -> Result<AccessToken, Fault> {
-        Err(Fault::new("call", "oauth", format!("there is no OAuth client {client}")))
+    async fn token(&self, client: &str, _item: &str) -> Result<AccessToken, NoToken> {
+        Err(Fault::new("call", "oauth", format!("there is no OAuth client {client}")).into())
+    }
+
+    fn knows(&self, _client: &str) -> bool {
+        false
     }
 
     fn rejected(&self, _token: &AccessToken) {}

@@ -203,10 +203,7 @@ fn outcome(
         None => {
             let text = format!("{} without an acknowledgement", answered(reply.status, peer));
             let fault = with_words(Fault::new("call", format!("{:03}", reply.status), text), reply);
-            if retry_after.is_none() {
-                return Err(OperationError { disposition: Disposition::ByCode("fault"), fault });
-            }
-            ("fault".to_owned(), None, Some(fault))
+            return Err(OperationError { disposition: Disposition::ByCode("fault"), fault, retry_after });
         }
     };
     Ok(Outcome::Replied { code, body, fault, retry_after })

@@ -15,13 +15,13 @@ use jiff::Timestamp;
 use memchr::memmem;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Request, Response};
+use septet_engine::client_tls::{self, Stamp};
 use septet_engine::config::settings::ClientTls;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{HostFault, OperationContext, OperationError};
 use septet_engine::token::{AccessToken, Placement};
 use zeroize::Zeroizing;
 
-use crate::client_tls::{self, Stamp};
 use crate::http_settings::OauthUse;
 
 /// The largest reply that is read.
@@ -45,7 +45,7 @@ fn client(tls: Option<&ClientTls>) -> Result<Client, HostFault> {
         .tcp_nodelay(true)
         .user_agent(concat!("septet/", env!("CARGO_PKG_VERSION")));
     let builder = match tls {
-        Some(tls) if *tls != ClientTls::default() => client_tls::apply(builder, tls)?,
+        Some(tls) if *tls != ClientTls::default() => builder.tls_backend_preconfigured(client_tls::http_config(tls)?),
         _ => builder,
     };
     builder

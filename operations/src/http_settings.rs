@@ -6,13 +6,13 @@ use std::fmt;
 
 use reqwest::header::HeaderName;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use septet_engine::client_tls;
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ClientTls;
 use septet_engine::token::Placement;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use url::{Host, Url};
 
-use crate::client_tls;
 use crate::http_client::PeerPlan;
 
 /// `oauth = "name"` or `oauth = { client = "name", placement = "header" }`.
@@ -147,10 +147,6 @@ pub(crate) fn check_tls(build: &mut Build<'_>, tls: Option<&ClientTls>) {
     let Some(tls) = tls else { return };
     if tls.cert.is_some() != tls.key.is_some() {
         build.error("S0333", &[At::Key("tls")], "cert and key belong together", None);
-    }
-    if tls.server_name.is_some() && tls.ca.is_none() && tls.pin.is_none() {
-        let suggestion = Some("name the authority that signed the certificate".to_owned());
-        build.error("S0333", &[At::Key("tls"), At::Key("server_name")], "server_name needs ca", suggestion);
     }
     if let Some(pin) = &tls.pin
         && client_tls::pin_digest(pin).is_none()

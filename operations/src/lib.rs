@@ -2,7 +2,6 @@
 //! `mod` line and an entry in [`CLASSES`]. What all of them share (queues, retry, reply actions, suspension,
 //! order) is the engine's; an operation sends one message, reads the answer, and says what it was.
 
-mod client_tls;
 pub mod fhir;
 pub mod file;
 pub mod hl7_http;

@@ -8,6 +8,7 @@ use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::{HeaderName, HeaderValue};
+use septet_engine::client_tls;
 use septet_engine::config::settings::{OAuthClient, Secret};
 
 use crate::keys::{SigningKey, algorithm, algorithm_names, pem_block};
@@ -241,9 +242,9 @@ fn endpoints(settings: &OAuthClient, problems: &mut Problems) {
         }
     }
     let tls = &settings.tls;
-    if tls.server_name.is_some() || tls.pin.is_some() {
-        let text = "tls.server_name and tls.pin are not available for OAuth clients yet";
-        problems.push(("tls", UNAVAILABLE, text.into()));
+    if tls.pin.as_deref().is_some_and(|pin| client_tls::pin_digest(pin).is_none()) {
+        let text = "tls.pin is sha256: and 64 hex digits, colons allowed";
+        problems.push(("tls", INVALID, text.into()));
     }
     if tls.cert.is_some() != tls.key.is_some() {
         problems.push(("tls", MISSING, "a client certificate needs both tls.cert and tls.key".into()));

@@ -2,14 +2,14 @@
 //! a deadline over the whole exchange, and a cap on the reply. Plain http is for loopback only.
 
 use std::error::Error;
-use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Client, Identity, RequestBuilder};
+use reqwest::{Client, RequestBuilder};
+use septet_engine::client_tls;
 use septet_engine::config::settings::ClientTls;
 use url::form_urlencoded::byte_serialize;
 use url::{Host, Url};
@@ -90,25 +90,11 @@ pub(crate) fn client(url: &Url, tls: &ClientTls, timeout: Duration) -> Result<Cl
     if url.scheme() == "http" {
         // No trust store is needed, and a machine without one must still run the loopback examples.
         builder = builder.tls_certs_only([]);
-    } else if let Some(ca) = &tls.ca {
-        let certificates = Certificate::from_pem_bundle(&read(ca)?)
-            .map_err(|_| NetError::new("tls", format!("{} holds no PEM certificates", ca.display())))?;
-        builder = builder.tls_certs_only(certificates);
-    }
-    if let (Some(cert), Some(key), "https") = (&tls.cert, &tls.key, url.scheme()) {
-        let mut pem = read(cert)?;
-        pem.push(b'\n');
-        pem.extend(read(key)?);
-        let identity = Identity::from_pem(&pem)
-            .map_err(|_| NetError::new("tls", format!("{} is no PEM certificate and key", cert.display())))?;
-        builder = builder.identity(identity);
+    } else if *tls != ClientTls::default() {
+        let config = client_tls::http_config(tls).map_err(|fault| NetError::new("tls", fault.text))?;
+        builder = builder.tls_backend_preconfigured(config);
     }
     builder.build().map_err(|error| NetError::new("tls", format!("TLS cannot be set up: {}", cause(&error))))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, NetError> {
-    std::fs::read(path)
-        .map_err(|error| NetError::new("tls", format!("cannot read {}: {}", path.display(), error.kind())))
 }
 
 /// The `Authorization` header of a client (RFC 6749 §2.3.1): id and secret are form-encoded before they are

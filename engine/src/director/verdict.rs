@@ -50,12 +50,12 @@ pub(super) fn judge(outcome: Result<Outcome, OperationError>, actions: &ReplyAct
             let fault = if completes { fault } else { Some(fault.unwrap_or_else(said)) };
             Verdict { action, fault, body, retry_after, code }
         }
-        Err(OperationError { disposition, fault }) => {
+        Err(OperationError { disposition, fault, retry_after }) => {
             let action = match disposition {
                 Disposition::ByCode(code) => actions.action(code),
                 Disposition::Suspend => Action::Suspend,
             };
-            Verdict { action, code: fault.code.clone(), fault: Some(fault), body: None, retry_after: None }
+            Verdict { action, code: fault.code.clone(), fault: Some(fault), body: None, retry_after }
         }
     }
 }

@@ -1,10 +1,9 @@
 //! MLLP over TLS, from the client's side.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use rustls::pki_types::ServerName;
+use septet_engine::client_tls::{self, Stamp};
 use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::HostPort;
 use septet_engine::host::{HostFault, OperationError};
@@ -12,21 +11,20 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::client_tls;
 
 /// Makes TLS connections; reads its files again when they have changed.
 pub(super) struct Tls {
     settings: ClientTls,
-    stamps: Vec<Option<(SystemTime, u64)>>,
+    stamp: Stamp,
     connector: TlsConnector,
 }
 
 impl Tls {
     /// Fails where a file is missing or broken.
     pub(super) fn new(settings: ClientTls) -> Result<Self, HostFault> {
-        let stamps = stamps(&settings);
+        let stamp = Stamp::of(Some(&settings));
         let connector = TlsConnector::from(Arc::new(client_tls::config(&settings)?));
-        Ok(Tls { settings, stamps, connector })
+        Ok(Tls { settings, stamp, connector })
     }
 
     /// A TLS connection over `stream`, whose other end is `peer`.
@@ -37,21 +35,13 @@ impl Tls {
     ) -> Result<TlsStream<TcpStream>, OperationError> {
         let fault =
             |text: String| OperationError::fault("tls", format!("no TLS connection with {peer}: {text}"));
-        let now = stamps(&self.settings);
-        if now != self.stamps {
+        let now = Stamp::of(Some(&self.settings));
+        if now != self.stamp {
             let config = client_tls::config(&self.settings).map_err(|error| fault(error.text))?;
             self.connector = TlsConnector::from(Arc::new(config));
-            self.stamps = now;
+            self.stamp = now;
         }
         let name = ServerName::try_from(peer.host.clone()).map_err(|error| fault(error.to_string()))?;
         self.connector.connect(name, stream).await.map_err(|error| fault(error.to_string()))
     }
-}
-
-fn stamps(tls: &ClientTls) -> Vec<Option<(SystemTime, u64)>> {
-    let stamp = |path: &PathBuf| {
-        let meta = std::fs::metadata(path).ok()?;
-        Some((meta.modified().ok()?, meta.len()))
-    };
-    [&tls.ca, &tls.cert, &tls.key].into_iter().flatten().map(stamp).collect()
 }

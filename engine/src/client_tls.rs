@@ -1,54 +1,30 @@
-//! The `tls` table of clients (CONTRACT §2.6): trusted authorities, a client certificate, another name to
-//! verify, or exactly one certificate to accept. Verification cannot be switched off: a pin replaces the
-//! chain and the name by something stricter, and the handshake's signature is verified in every case. The
-//! files are read again when they change ([`Stamp`]).
+//! The `tls` table of clients (CONTRACT §2.6), for every client there is, of operations and of OAuth: trusted
+//! authorities, a client certificate, another name to verify, or exactly one certificate to accept.
+//! Verification cannot be switched off: a pin replaces the chain and the name by something stricter, and the
+//! handshake's signature is verified in every case. The files are read again when they change ([`Stamp`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
-use reqwest::{Certificate, ClientBuilder, Identity};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
-use septet_engine::config::settings::ClientTls;
-use septet_engine::host::HostFault;
 
-/// The client with the trust that `tls` describes.
-pub(crate) fn apply(builder: ClientBuilder, tls: &ClientTls) -> Result<ClientBuilder, HostFault> {
-    if tls.pin.is_some() || tls.server_name.is_some() {
-        return Ok(builder.tls_backend_preconfigured(strict(tls)?));
-    }
-    let mut builder = builder;
-    if let Some(path) = &tls.ca {
-        let pem = read(path)?;
-        let roots = Certificate::from_pem_bundle(&pem).map_err(|_| broken(path, "certificates"))?;
-        if roots.is_empty() {
-            return Err(broken(path, "certificates"));
-        }
-        builder = builder.tls_certs_only(roots);
-    }
-    if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
-        let mut pem = read(cert)?;
-        pem.push(b'\n');
-        pem.extend(read(key)?);
-        let identity = Identity::from_pem(&pem).map_err(|_| broken(key, "a private key"))?;
-        builder = builder.identity(identity);
-    }
-    Ok(builder)
-}
+use crate::config::settings::ClientTls;
+use crate::host::HostFault;
 
 /// Time and size of each file of a `tls` table: differs once a file was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stamp(Vec<Option<(SystemTime, u64)>>);
+pub struct Stamp(Vec<Option<(SystemTime, u64)>>);
 
 impl Stamp {
     /// As the files are now.
-    pub(crate) fn of(tls: Option<&ClientTls>) -> Stamp {
+    pub fn of(tls: Option<&ClientTls>) -> Stamp {
         let of = |path: &PathBuf| {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
@@ -59,7 +35,7 @@ impl Stamp {
 }
 
 /// The digest that `sha256:…` names.
-pub(crate) fn pin_digest(pin: &str) -> Option<[u8; 32]> {
+pub fn pin_digest(pin: &str) -> Option<[u8; 32]> {
     let hex: String = pin.strip_prefix("sha256:")?.chars().filter(|c| *c != ':').collect();
     if hex.len() != 64 || !hex.is_ascii() {
         return None;
@@ -71,12 +47,15 @@ pub(crate) fn pin_digest(pin: &str) -> Option<[u8; 32]> {
     Some(digest)
 }
 
-/// The same trust for connections that are not HTTP.
-pub(crate) fn config(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
-    strict(tls)
+/// The trust that `tls` describes, for connections that speak HTTP: they offer HTTP/2.
+pub fn http_config(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
+    let mut config = config(tls)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }
 
-fn strict(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
+/// The trust that `tls` describes. Fails where a file is missing or broken.
+pub fn config(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
     let provider = Arc::new(provider::default_provider());
     let wrong = |_| HostFault::new("tls", "these TLS settings do not fit together");
     let verifier: Arc<dyn ServerCertVerifier> = match (&tls.pin, &tls.server_name, &tls.ca) {
@@ -85,20 +64,20 @@ fn strict(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
                 pin_digest(pin).ok_or_else(|| HostFault::new("tls", "the pin names no certificate"))?;
             Arc::new(Pinned { digest, provider: provider.clone() })
         }
-        (None, None, Some(ca)) => authorities(ca, &provider)?,
-        (None, None, None) => {
-            let verifier = rustls_platform_verifier::Verifier::new(provider.clone());
-            let none =
-                |_| HostFault::new("certificate", "the system has no certificate authorities to trust");
-            Arc::new(verifier.map_err(none)?)
+        (None, name, ca) => {
+            let inner: Arc<dyn ServerCertVerifier> = match ca {
+                Some(ca) => authorities(ca, &provider)?,
+                None => system(&provider)?,
+            };
+            match name {
+                None => inner,
+                Some(name) => {
+                    let name = ServerName::try_from(name.clone());
+                    let name = name.map_err(|_| HostFault::new("tls", "server_name is no host name"))?;
+                    Arc::new(Renamed { name, inner })
+                }
+            }
         }
-        (None, Some(name), Some(ca)) => {
-            let inner = authorities(ca, &provider)?;
-            let name = ServerName::try_from(name.clone());
-            let name = name.map_err(|_| HostFault::new("tls", "server_name is no host name"))?;
-            Arc::new(Renamed { name, inner })
-        }
-        (None, Some(_), None) => return Err(HostFault::new("tls", "server_name needs ca")),
     };
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(wrong)?.dangerous().with_custom_certificate_verifier(verifier);
@@ -111,6 +90,12 @@ fn strict(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
         }
         _ => Ok(config.with_no_client_auth()),
     }
+}
+
+fn system(provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, HostFault> {
+    let verifier = rustls_platform_verifier::Verifier::new(provider.clone());
+    let none = |_| HostFault::new("certificate", "the system has no certificate authorities to trust");
+    Ok(Arc::new(verifier.map_err(none)?))
 }
 
 fn authorities(ca: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, HostFault> {
@@ -188,7 +173,7 @@ impl ServerCertVerifier for Pinned {
 #[derive(Debug)]
 struct Renamed {
     name: ServerName<'static>,
-    inner: Arc<WebPkiServerVerifier>,
+    inner: Arc<dyn ServerCertVerifier>,
 }
 
 impl ServerCertVerifier for Renamed {
@@ -246,10 +231,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("none.pem");
         let tls = ClientTls { ca: Some(missing.clone()), ..ClientTls::default() };
-        let fault = apply(reqwest::Client::builder(), &tls).err().unwrap();
+        let fault = config(&tls).err().unwrap();
         assert!(fault.text.contains("none.pem"), "{fault}");
         std::fs::write(&missing, "no certificate").unwrap();
-        let fault = apply(reqwest::Client::builder(), &tls).err().unwrap();
+        let fault = config(&tls).err().unwrap();
         assert!(fault.text.contains("holds no certificates"), "{fault}");
     }
 }
