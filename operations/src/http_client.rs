@@ -19,7 +19,7 @@ use septet_engine::client_tls::{self, Stamp};
 use septet_engine::config::settings::ClientTls;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{HostFault, OperationContext, OperationError};
-use septet_engine::token::{AccessToken, Placement};
+use septet_engine::token::{AccessToken, NoToken, Placement};
 use zeroize::Zeroizing;
 
 use crate::http_settings::OauthUse;
@@ -145,10 +145,12 @@ impl Peer {
 
     async fn token(&self, cx: &OperationContext, oauth: &OauthUse) -> Result<AccessToken, OperationError> {
         let token = cx.runtime.tokens.token(&oauth.client, cx.item.as_str()).await;
-        token.map_err(|fault| {
-            let text = format!("no token of OAuth client {}: {}", oauth.client, fault.text);
+        token.map_err(|NoToken { fault, not_before }| {
+            let text = format!("no token: {}: {}", fault.code, fault.text);
             let mut error = OperationError::fault("oauth", text);
             error.fault.detail = fault.detail;
+            let now = cx.runtime.clock.now();
+            error.retry_after = not_before.and_then(|moment| Duration::try_from(moment.duration_since(now)).ok());
             error
         })
     }

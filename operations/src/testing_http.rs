@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use septet_engine::fault::Fault;
-use septet_engine::token::{AccessToken, TokenSource};
+use septet_engine::token::{AccessToken, NoToken, TokenSource};
 use tokio::net::TcpListener;
 use zeroize::Zeroizing;
 
@@ -79,15 +79,19 @@ pub(crate) struct Tokens {
 
 #[async_trait]
 impl TokenSource for Tokens {
-    async fn token(&self, client: &str, _item: &str) -> Result<AccessToken, Fault> {
+    async fn token(&self, client: &str, _item: &str) -> Result<AccessToken, NoToken> {
         if self.fails {
-            return Err(
-                Fault::new("call", "503", "the token endpoint answered HTTP 503").with_detail("words")
-            );
+            let fault = Fault::new("call", "http 503", "the token endpoint answered with status 503");
+            let not_before = Some("2200-01-01T00:00:00Z".parse().unwrap());
+            return Err(NoToken { fault: fault.with_detail("words"), not_before });
         }
         let generation = self.generation.load(Ordering::SeqCst) + 1;
         let secret = Zeroizing::new(format!("token-{generation}"));
         Ok(AccessToken { client: client.to_owned(), secret, generation })
+    }
+
+    fn knows(&self, client: &str) -> bool {
+        client == "vendor"
     }
 
     fn rejected(&self, token: &AccessToken) {

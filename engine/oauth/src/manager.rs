@@ -20,7 +20,7 @@ use septet_engine::event::{Level, NewEvent};
 use septet_engine::fault::Fault;
 use septet_engine::host::{Keep, KeepFamily};
 use septet_engine::id::ItemName;
-use septet_engine::token::{AccessToken, TokenSource};
+use septet_engine::token::{AccessToken, NoToken, TokenSource};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
@@ -64,7 +64,7 @@ struct Slot {
     state: Mutex<State>,
 }
 
-type Outcome = Result<AccessToken, Fault>;
+type Outcome = Result<AccessToken, NoToken>;
 type Flight = watch::Receiver<Option<Outcome>>;
 
 #[derive(Default)]
@@ -94,10 +94,10 @@ struct Failure {
 
 impl Failure {
     /// What a caller gets who comes while the endpoint is left alone.
-    fn again(&self) -> Fault {
+    fn again(&self) -> NoToken {
         let mut fault = self.fault.clone();
         fault.text = format!("{} (not asked again before {})", fault.text, self.next);
-        fault
+        NoToken { fault, not_before: Some(self.next) }
     }
 }
 
@@ -186,18 +186,22 @@ impl TokenManager {
     pub async fn refresh(&self, client: &str) -> Option<Result<ClientView, Fault>> {
         let slot = lock(&self.slots).get(client)?.clone();
         let flight = slot.join(&mut lock(&slot.state), None);
-        Some(landed(flight).await.map(|_| slot.view()))
+        Some(landed(flight).await.map(|_| slot.view()).map_err(|error| error.fault))
     }
 }
 
 #[async_trait]
 impl TokenSource for TokenManager {
-    async fn token(&self, client: &str, item: &str) -> Result<AccessToken, Fault> {
+    async fn token(&self, client: &str, item: &str) -> Outcome {
         let slot = lock(&self.slots).get(client).cloned();
         match slot {
             Some(slot) => slot.token(item).await,
-            None => Err(Fault::new("call", "oauth", format!("there is no OAuth client {client}"))),
+            None => Err(Fault::new("call", "oauth", format!("there is no OAuth client {client}")).into()),
         }
+    }
+
+    fn knows(&self, client: &str) -> bool {
+        lock(&self.slots).contains_key(client)
     }
 
     fn rejected(&self, token: &AccessToken) {
@@ -218,8 +222,8 @@ async fn landed(mut flight: Flight) -> Outcome {
     }
 }
 
-fn abandoned() -> Fault {
-    Fault::new("call", "oauth", "the token fetch was abandoned")
+fn abandoned() -> NoToken {
+    Fault::new("call", "oauth", "the token fetch was abandoned").into()
 }
 
 // === impl Slot ===
@@ -310,9 +314,9 @@ impl Slot {
                 Ok(token)
             }
             // About to expire is not expired: better the old token than none.
-            Err(fault) => {
+            Err(error) => {
                 let still_valid = state.held.as_ref().filter(|held| now < held.expires_at);
-                still_valid.map(|held| self.give(held)).ok_or(fault)
+                still_valid.map(|held| self.give(held)).ok_or(error)
             }
         }
     }
@@ -425,7 +429,7 @@ impl Slot {
         Ok((held, refresh))
     }
 
-    fn failed(&self, error: FetchError, item: Option<ItemName>) -> Fault {
+    fn failed(&self, error: FetchError, item: Option<ItemName>) -> NoToken {
         let mut fault = error.fault;
         fault.text = format!("OAuth client {}: {}", self.name, fault.text);
         let mut event =
@@ -439,7 +443,7 @@ impl Slot {
         let next = later(now, wait.max(error.retry_after.unwrap_or_default()));
         state.failure = Some(Failure { fault: fault.clone(), count, next });
         state.flight = None;
-        fault
+        NoToken { fault, not_before: Some(next) }
     }
 
     fn event(&self, mut event: NewEvent, item: Option<ItemName>) {

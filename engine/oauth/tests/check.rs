@@ -57,7 +57,7 @@ fn each_grant_and_each_authentication_needs_its_own_settings() {
 fn what_is_not_there_yet_says_so() {
     let found = problems(|client| client.grant = "authorization_code".into());
     assert_eq!(found, ["grant: grant authorization_code is not available yet"]);
-    assert!(problems(|client| client.tls.pin = Some("sha256:00".into()))[0].contains("not available"));
+    assert!(problems(|client| client.tls.pin = Some("sha256:00".into()))[0].contains("64 hex digits"));
 }
 
 #[test]

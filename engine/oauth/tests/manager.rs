@@ -86,7 +86,7 @@ async fn callers_who_wait_share_one_failure_too() {
     bench.server.until(1).await;
     bench.server.hold(false);
     for caller in callers {
-        assert_eq!(caller.await.unwrap().unwrap_err().code, "http 500");
+        assert_eq!(caller.await.unwrap().unwrap_err().fault.code, "http 500");
     }
     assert_eq!(bench.server.count(), 1);
 }
@@ -538,7 +538,7 @@ async fn no_secret_and_no_token_is_in_anything_that_can_be_shown() {
     });
     let token = bench.manager.token("vendor", "submit").await.unwrap();
     bench.manager.rejected(&token);
-    let fault = bench.manager.token("vendor", "submit").await.unwrap_err();
+    let fault = bench.manager.token("vendor", "submit").await.unwrap_err().fault;
     let detail = fault.detail.clone().unwrap().0;
     assert!(detail.contains("client_secret=•••"), "{detail}");
     let events: String = bench.events().iter().map(|event| format!("{event:?}{:?}", event.detail)).collect();

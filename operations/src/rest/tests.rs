@@ -252,8 +252,10 @@ async fn without_a_token_nothing_is_sent() {
     let body = submit(&runtime, json!({ "accession": "A1" }));
     let error = operation.on_message(&delivery(1, body, &runtime)).await.unwrap_err();
     assert_eq!(error.disposition, Disposition::ByCode("fault"));
-    assert_eq!(error.fault.code, "oauth");
+    let text = "oauth: no token: http 503: the token endpoint answered with status 503";
+    assert_eq!(error.fault.to_string(), text);
     assert!(error.fault.detail.is_some());
+    assert!(error.retry_after.unwrap() > Duration::from_secs(3600), "no sooner than the client asks again");
     assert!(vendor.seen().is_empty());
 }
 

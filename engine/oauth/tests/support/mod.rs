@@ -194,7 +194,8 @@ impl Bench {
 
     pub(crate) async fn token(&self) -> Result<String, septet_engine::fault::Fault> {
         use septet_engine::token::TokenSource as _;
-        self.manager.token("vendor", "submit").await.map(|token| token.secret.to_string())
+        let token = self.manager.token("vendor", "submit").await;
+        token.map(|token| token.secret.to_string()).map_err(|error| error.fault)
     }
 }
 
