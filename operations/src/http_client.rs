@@ -45,7 +45,9 @@ fn client(tls: Option<&ClientTls>) -> Result<Client, HostFault> {
         .tcp_nodelay(true)
         .user_agent(concat!("septet/", env!("CARGO_PKG_VERSION")));
     let builder = match tls {
-        Some(tls) if *tls != ClientTls::default() => builder.tls_backend_preconfigured(client_tls::http_config(tls)?),
+        Some(tls) if *tls != ClientTls::default() => {
+            builder.tls_backend_preconfigured(client_tls::http_config(tls)?)
+        }
         _ => builder,
     };
     builder
@@ -150,7 +152,8 @@ impl Peer {
             let mut error = OperationError::fault("oauth", text);
             error.fault.detail = fault.detail;
             let now = cx.runtime.clock.now();
-            error.retry_after = not_before.and_then(|moment| Duration::try_from(moment.duration_since(now)).ok());
+            error.retry_after =
+                not_before.and_then(|moment| Duration::try_from(moment.duration_since(now)).ok());
             error
         })
     }

@@ -11,7 +11,6 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-
 /// Makes TLS connections; reads its files again when they have changed.
 pub(super) struct Tls {
     settings: ClientTls,
