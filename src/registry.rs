@@ -10,6 +10,7 @@ pub(crate) fn registry() -> Registry {
         items: tables.concat(),
         check_transform: septet_processes::check_transform,
         check_oauth: septet_oauth::check,
+        check_auth: septet_oauth::check_auth,
         lanes: septet_processes::lane_factory(),
     }
 }

@@ -11,6 +11,7 @@ pub mod clock;
 pub mod config;
 pub mod director;
 pub mod event;
+pub mod event_limit;
 pub mod fault;
 pub mod files;
 pub mod header;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use schemars::Schema;
 
+use crate::config::auth::Auth;
 use crate::config::build::Build;
 use crate::config::settings::{OAuthClient, Transform};
 use crate::fault::Fault;
@@ -139,6 +140,8 @@ pub struct Registry {
     /// Checks one `[oauth.NAME]` (`septet_oauth::check`): the key at fault, a code, and what is wrong. Every
     /// entry is an error.
     pub check_oauth: fn(&OAuthClient) -> Vec<(&'static str, &'static str, String)>,
+    /// Checks an `auth` table (`septet_oauth::check_auth`), in the same way.
+    pub check_auth: fn(&Auth) -> Vec<(&'static str, &'static str, String)>,
     /// Builds lanes.
     pub lanes: LaneFactory,
 }
@@ -150,6 +153,7 @@ impl Registry {
             items,
             check_transform: |_, _, _| {},
             check_oauth: |_| Vec::new(),
+            check_auth: |_| Vec::new(),
             lanes: Arc::new(|_| Box::new(NoLane)),
         }
     }

@@ -125,6 +125,7 @@ pub(crate) fn check(text: &str) -> String {
         items: crate::CLASSES.to_vec(),
         check_transform: |_, _, _| {},
         check_oauth: |_| Vec::new(),
+        check_auth: |_| Vec::new(),
         lanes: Arc::new(|_| panic!("no lane is needed to check operations")),
     };
     let folder = tempfile::tempdir().unwrap();

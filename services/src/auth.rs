@@ -2,30 +2,23 @@
 //! judges it; here are the places a token may stand in, the answer to one that is refused, and the event
 //! `auth.refused`.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-
 use axum::response::Response;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
-use jiff::{SignedDuration, Timestamp};
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ServerTls;
 use septet_engine::host::ServiceContext;
 use septet_engine::server_tls::ClientCertificate;
-use septet_oauth::{Auth, Check, Presented, Refusal, Verifier, Wanted};
+use septet_engine::event_limit::EventLimit;
+use septet_oauth::{Auth, Check, Presented, Refusal, Verifier, Wanted, check_auth};
 use zeroize::Zeroizing;
 
 use crate::problem::problem;
 
-/// More refusals than this in a minute are counted, not stored: a flood of bad tokens must not fill the
-/// journal.
-const EVENTS_A_MINUTE: u32 = 120;
-
 /// Reports what is wrong with the settings. `fhir` says whether requests may be FHIR interactions.
 pub(crate) fn check(build: &mut Build<'_>, auth: &Auth, tls: Option<&ServerTls>, fhir: bool) {
-    for (key, code, text) in auth.check() {
+    for (key, code, text) in check_auth(auth) {
         build.error(code, &[At::Key("auth"), At::Key(key)], text, None);
     }
     if auth.smart && !fhir {
@@ -47,34 +40,6 @@ pub(crate) struct Guard {
     base: String,
     cx: ServiceContext,
     noted: EventLimit,
-}
-
-/// Lets a bounded number of events a minute through.
-#[derive(Debug)]
-pub(crate) struct EventLimit(Mutex<Noted>);
-
-/// How many events this minute has had.
-#[derive(Debug)]
-struct Noted {
-    since: Timestamp,
-    events: u32,
-}
-
-impl EventLimit {
-    /// Starts counting.
-    pub(crate) fn new(now: Timestamp) -> Self {
-        EventLimit(Mutex::new(Noted { since: now, events: 0 }))
-    }
-
-    /// Whether one more event may be stored.
-    pub(crate) fn allows(&self, now: Timestamp) -> bool {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.duration_since(noted.since) >= SignedDuration::from_mins(1) {
-            *noted = Noted { since: now, events: 0 };
-        }
-        noted.events = noted.events.saturating_add(1);
-        noted.events <= EVENTS_A_MINUTE
-    }
 }
 
 impl Guard {

@@ -1,5 +1,5 @@
-//! Who may do what (CONTRACT §2.6 "Access"): accounts with roles, the `Host` and origin checks that keep
-//! other people's web pages out.
+//! Who may do what (CONTRACT §2.6 "Access"): accounts with roles, bearer tokens of an issuer
+//! ([`crate::bearer`]), the `Host` and origin checks that keep other people's web pages out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -11,18 +11,24 @@ use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use aws_lc_rs::digest::{SHA256, digest};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use septet_engine::clock::SharedClock;
 use septet_engine::config::settings::{Admin, Role};
 use septet_engine::event::{Level, NewEvent};
+use septet_engine::event_limit::EventLimit;
+use septet_engine::server_tls::ClientCertificate;
+use septet_oauth::{Check, Refusal};
 use tokio::sync::Semaphore;
 
 use crate::Context;
+use crate::bearer::Bearer;
+use crate::listen::Peer;
 use crate::problem::Problem;
 
 /// The account behind a request; without accounts everybody on loopback is admin.
@@ -42,9 +48,11 @@ pub struct Access {
     hosts: Vec<String>,
     users: BTreeMap<String, (String, Role)>,
     tokens: BTreeMap<String, (String, Role)>,
+    bearer: Option<Bearer>,
     has_accounts: bool,
     verified: Mutex<HashMap<[u8; 32], Timestamp>>,
     hashing: Semaphore,
+    noted: EventLimit,
 }
 
 impl fmt::Debug for Access {
@@ -55,8 +63,9 @@ impl fmt::Debug for Access {
 
 impl Access {
     /// From `[admin]` and the address that is listened on.
-    pub fn new(settings: &Admin, listening: SocketAddr) -> Self {
-        let has_accounts = !settings.users.is_empty() || !settings.tokens.is_empty();
+    pub fn new(settings: &Admin, listening: SocketAddr, clock: &SharedClock) -> Self {
+        let bearer = Bearer::new(settings, clock);
+        let has_accounts = bearer.is_some() || !settings.users.is_empty() || !settings.tokens.is_empty();
         let hosts = if has_accounts {
             settings.hosts.iter().map(|host| host.to_ascii_lowercase()).collect()
         } else {
@@ -70,9 +79,11 @@ impl Access {
             hosts,
             users: accounts(&settings.users),
             tokens: accounts(&settings.tokens),
+            bearer,
             has_accounts,
             verified: Mutex::new(HashMap::new()),
             hashing: Semaphore::new(2),
+            noted: EventLimit::new(clock.now()),
         }
     }
 
@@ -90,28 +101,44 @@ impl Access {
     }
 
     /// The account of the request's `Authorization`, when it is right.
-    async fn account(&self, headers: &HeaderMap, now: Timestamp) -> Result<Account, Option<String>> {
+    async fn account(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<ClientCertificate>,
+        now: Timestamp,
+    ) -> Result<Account, Denied> {
         if !self.has_accounts {
             return Ok(Account { name: None, role: Role::Admin });
         }
-        let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let value = values.next().and_then(|value| value.to_str().ok()).unwrap_or("");
+        if values.next().is_some() {
+            let several = Refusal::new(Check::Several, "one token in one place", "more than one");
+            return Err(Denied::Token(Box::new(several)));
+        }
         let (scheme, credentials) = value.split_once(' ').unwrap_or(("", ""));
         if scheme.eq_ignore_ascii_case("bearer") {
-            return self.by_token(credentials.trim()).ok_or(None);
+            return match (self.by_token(credentials.trim()), &self.bearer) {
+                (Some(account), _) => Ok(account),
+                (None, Some(bearer)) => {
+                    bearer.account(value, certificate).await.map_err(|refusal| Denied::Token(Box::new(refusal)))
+                }
+                (None, None) => Err(Denied::Credentials(None)),
+            };
         }
         if !scheme.eq_ignore_ascii_case("basic") {
-            return Err(None);
+            return Err(Denied::Credentials(None));
         }
         let pair = STANDARD.decode(credentials.trim()).ok().and_then(|raw| String::from_utf8(raw).ok());
         let Some((name, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) else {
-            return Err(None);
+            return Err(Denied::Credentials(None));
         };
         match self.users.get(name) {
             Some((hash, role)) if self.password_is_right(hash, password, now).await => {
                 Ok(Account { name: Some(name.to_owned()), role: *role })
             }
-            Some(_) => Err(Some(name.to_owned())),
-            None => Err(None),
+            Some(_) => Err(Denied::Credentials(Some(name.to_owned()))),
+            None => Err(Denied::Credentials(None)),
         }
     }
 
@@ -187,6 +214,50 @@ fn is_foreign(headers: &HeaderMap) -> bool {
     authority.is_none_or(|authority| !authority.eq_ignore_ascii_case(host))
 }
 
+/// Why a request has no account.
+enum Denied {
+    /// No credentials, or wrong ones, of this account where it exists.
+    Credentials(Option<String>),
+    /// A bearer token that the issuer's rules refuse.
+    Token(Box<Refusal>),
+}
+
+/// The ways to sign in, for `WWW-Authenticate`.
+const WAYS: &str = "Basic realm=\"septet\", Bearer realm=\"septet\"";
+
+/// The answer to a request without an account, and its event.
+fn refuse(context: &Context, headers: &HeaderMap, denied: Denied) -> Response {
+    let store = context.parts.engine.store();
+    let tried = headers.contains_key(header::AUTHORIZATION) && context.access.noted.allows(store.clock().now());
+    match denied {
+        Denied::Credentials(name) => {
+            if tried {
+                let text = "wrong credentials for the admin API";
+                let event = NewEvent::new(Level::Warning, "sign_in.failed", text);
+                store.log(match name {
+                    Some(name) => event.who(name),
+                    None => event,
+                });
+            }
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "sign in with basic or bearer credentials");
+            ([(header::WWW_AUTHENTICATE, WAYS)], problem).into_response()
+        }
+        Denied::Token(refusal) => {
+            if tried {
+                store.log(refusal.event());
+            }
+            let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::UNAUTHORIZED);
+            let mut response = Problem::new(status, refusal.to_string()).into_response();
+            if let Some(challenge) = &refusal.www_authenticate
+                && let Ok(value) = HeaderValue::from_str(challenge)
+            {
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, value);
+            }
+            response
+        }
+    }
+}
+
 /// Every request goes through here first.
 pub(crate) async fn check(State(context): State<Context>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
@@ -206,22 +277,10 @@ pub(crate) async fn check(State(context): State<Context>, mut request: Request, 
         return Problem::new(StatusCode::FORBIDDEN, "requests from other sites are refused").into_response();
     }
     let now = context.parts.engine.store().clock().now();
-    let account = match access.account(headers, now).await {
+    let certificate = request.extensions().get::<ConnectInfo<Peer>>().and_then(|peer| peer.0.certificate);
+    let account = match access.account(headers, certificate, now).await {
         Ok(account) => account,
-        Err(name) => {
-            if headers.contains_key(header::AUTHORIZATION) {
-                let event =
-                    NewEvent::new(Level::Warning, "sign_in.failed", "wrong credentials for the admin API");
-                let event = match name {
-                    Some(name) => event.who(name),
-                    None => event,
-                };
-                context.parts.engine.store().log(event);
-            }
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, "sign in with basic or bearer credentials");
-            let challenge = [(header::WWW_AUTHENTICATE, "Basic realm=\"septet\", Bearer realm=\"septet\"")];
-            return (challenge, problem).into_response();
-        }
+        Err(denied) => return refuse(&context, headers, denied),
     };
     let needed = needed(request.method(), &path);
     if account.role < needed {
@@ -239,7 +298,12 @@ pub(crate) async fn check(State(context): State<Context>, mut request: Request, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use septet_engine::clock::ManualClock;
     use septet_engine::config::settings::Secret;
+
+    fn clock() -> SharedClock {
+        Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH))
+    }
 
     fn settings() -> Admin {
         Admin {
@@ -249,12 +313,15 @@ mod tests {
             hosts: Vec::new(),
             users: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            auth: None,
+            role_claim: None,
+            roles: BTreeMap::new(),
         }
     }
 
     #[test]
     fn without_accounts_only_names_of_this_machine_are_hosts() {
-        let access = Access::new(&settings(), "127.0.0.1:8700".parse().unwrap());
+        let access = Access::new(&settings(), "127.0.0.1:8700".parse().unwrap(), &clock());
         for host in ["localhost", "localhost:8700", "127.0.0.1:8700", "[::1]:8700", "LOCALHOST"] {
             assert!(access.accepts_host(host), "{host}");
         }
@@ -283,10 +350,10 @@ mod tests {
         let mut settings = settings();
         let hash = hex(digest(&SHA256, b"random-token").as_ref());
         settings.tokens.insert("ci".into(), (Secret::new(hash), Role::Operator));
-        let access = Access::new(&settings, settings.listen);
+        let access = Access::new(&settings, settings.listen, &clock());
         let account = access.by_token("random-token").unwrap();
         assert_eq!((account.name.as_deref(), account.role), (Some("ci"), Role::Operator));
         assert!(access.by_token("other").is_none());
-        assert!(access.account(&HeaderMap::new(), Timestamp::UNIX_EPOCH).await.is_err());
+        assert!(access.account(&HeaderMap::new(), None, Timestamp::UNIX_EPOCH).await.is_err());
     }
 }

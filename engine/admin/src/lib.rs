@@ -5,6 +5,7 @@
 pub mod access;
 mod api;
 mod audit;
+mod bearer;
 mod listen;
 mod openapi;
 mod problem;
@@ -77,7 +78,7 @@ impl FromRef<Context> for Engine {
 
 /// The whole API as a router. `listening` is the address it is served on.
 pub fn router(parts: Parts, settings: &Admin, listening: SocketAddr) -> Router {
-    let access = Arc::new(access::Access::new(settings, listening));
+    let access = Arc::new(access::Access::new(settings, listening, parts.engine.store().clock()));
     let audit = Arc::new(audit::Audit::new(parts.engine.clone()));
     api::router(Context { parts, access, audit })
 }
@@ -86,6 +87,9 @@ pub fn router(parts: Parts, settings: &Admin, listening: SocketAddr) -> Router {
 pub async fn serve(listener: Listener, router: Router, stop: CancellationToken) -> std::io::Result<()> {
     match listener {
         Listener::Plain(tcp) => axum::serve(tcp, router).with_graceful_shutdown(stop.cancelled_owned()).await,
-        Listener::Tls(tls) => axum::serve(tls, router).with_graceful_shutdown(stop.cancelled_owned()).await,
+        Listener::Tls(tls) => {
+            let service = router.into_make_service_with_connect_info::<listen::Peer>();
+            axum::serve(tls, service).with_graceful_shutdown(stop.cancelled_owned()).await
+        }
     }
 }

@@ -6,8 +6,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use septet_engine::config::settings::Admin;
-use septet_engine::server_tls::Reloading;
+use septet_engine::server_tls::{ClientCertificate, Reloading};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
@@ -33,6 +35,19 @@ pub struct Tls {
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tls({})", self.address)
+    }
+}
+
+/// Who is at the other end of a TLS connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    /// What the client has shown.
+    pub(crate) certificate: Option<ClientCertificate>,
+}
+
+impl Connected<IncomingStream<'_, Tls>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Tls>) -> Self {
+        Peer { certificate: ClientCertificate::of(stream.io().get_ref().1) }
     }
 }
 

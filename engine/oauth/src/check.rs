@@ -35,6 +35,8 @@ pub enum Check {
     Nbf,
     /// It lacks a scope.
     Scope,
+    /// It gives no role.
+    Role,
     /// It is bound to a key that the caller has not shown (RFC 8705 §3).
     Cnf,
     /// The issuer says that it is not active (introspection).
@@ -59,6 +61,7 @@ impl Check {
             Check::Exp => "exp",
             Check::Nbf => "nbf",
             Check::Scope => "scope",
+            Check::Role => "role",
             Check::Cnf => "cnf",
             Check::Inactive => "inactive",
             Check::Keys => "keys",
@@ -79,6 +82,7 @@ impl Check {
             Check::Exp => "the token has expired",
             Check::Nbf => "the token is not valid yet",
             Check::Scope => "the token lacks a scope",
+            Check::Role => "the token gives no role here",
             Check::Cnf => "the token is bound to another key",
             Check::Inactive => "the token is not active",
             Check::Keys => "the token cannot be verified now",
@@ -115,7 +119,7 @@ impl Refusal {
         let (status, www_authenticate) = match check {
             Check::Missing => (401, Some(r#"Bearer realm="septet""#.to_owned())),
             Check::Keys => (503, None),
-            Check::Scope => (403, None),
+            Check::Scope | Check::Role => (403, None),
             Check::Several => {
                 let error = r#"Bearer realm="septet", error="invalid_request", error_description="#;
                 (400, Some(format!("{error}\"{description}\"")))
@@ -136,6 +140,14 @@ impl Refusal {
         let error = r#"Bearer realm="septet", error="insufficient_scope", scope="#;
         let mut refusal = Refusal::new(Check::Scope, needed, actual);
         refusal.www_authenticate = Some(format!("{error}\"{shown}\""));
+        refusal
+    }
+
+    /// The token is good, and none of its roles means anything here.
+    pub fn role(known: &str, found: &[String]) -> Self {
+        let actual = if found.is_empty() { "none".to_owned() } else { found.join(" ") };
+        let mut refusal = Refusal::new(Check::Role, known, actual);
+        refusal.www_authenticate = Some(r#"Bearer realm="septet", error="insufficient_scope""#.to_owned());
         refusal
     }
 

@@ -25,7 +25,7 @@ mod smart;
 mod verify;
 mod view;
 
-pub use auth::Auth;
+pub use auth::{Auth, check_auth};
 pub use check::{Check, Refusal};
 pub use client::check;
 pub use manager::TokenManager;

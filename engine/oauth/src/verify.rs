@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 use septet_engine::clock::SharedClock;
 use serde_json::{Map, Value};
 
-use crate::auth::Auth;
+use crate::auth::{Auth, accepted};
 use crate::check::{Check, Refusal};
 use crate::introspect::Introspector;
 use crate::jwks::{Issuer, KeySet, NoKey};
@@ -92,7 +92,7 @@ impl Verifier {
                 auth.issuer.as_deref().map(|issuer| Issuer::shared(issuer, &tls, &clock, timeout))
             }
         };
-        Verifier { algorithms: auth.accepted(), auth, issuer, introspector, clock }
+        Verifier { algorithms: accepted(&auth), auth, issuer, introspector, clock }
     }
 
     /// Whether requests are judged by the FHIR interaction they ask for.

@@ -11,7 +11,7 @@ use septet_engine::clock::{Clock, ManualClock};
 use septet_engine::config::settings::Secret;
 use septet_engine::config::units::Strings;
 use septet_oauth::keys::{Algorithm, SigningKey};
-use septet_oauth::{Auth, Check, Claims, Presented, Refusal, Verifier, Wanted};
+use septet_oauth::{Auth, Check, Claims, Presented, Refusal, Verifier, Wanted, check_auth};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -46,7 +46,7 @@ impl Bench {
         auth.audience = Strings(vec!["api://results".into(), "lab".into()]);
         auth.scope = Some("results:write".into());
         change(&mut auth);
-        assert_eq!(auth.check(), []);
+        assert_eq!(check_auth(&auth), []);
         let verifier = Verifier::with_timeout(auth, clock.clone(), Duration::from_secs(2));
         Bench { issuer, server, published, key, clock, verifier }
     }

@@ -378,7 +378,7 @@ pub const CODES: &[Code] = &[
         "S0602",
         "an open admin API",
         "The admin API listens on more than this machine and has no accounts.",
-        "Add [admin.users.NAME] or [admin.tokens.NAME], or listen on 127.0.0.1.",
+        "Add [admin.users.NAME], [admin.tokens.NAME] or [admin.auth], or listen on 127.0.0.1.",
     ),
     code(
         "S0603",
@@ -427,6 +427,12 @@ pub const CODES: &[Code] = &[
         "one store for two",
         "Two productions of one process name the same store; a store belongs to one production.",
         "Give each its own path.",
+    ),
+    code(
+        "S0620",
+        "tokens for anybody",
+        "The admin API accepts bearer tokens of an issuer without looking at their audience: a token that was made for another service opens it, too.",
+        "Set admin.auth.audience to what tokens for this engine name in aud.",
     ),
 ];
 

@@ -1,6 +1,7 @@
 //! The production file: text with spans → [`node::Node`] tree → settings, every problem a
 //! [`diagnostic::Diagnostic`] with file, line and column → a [`plan::Plan`], the only thing that can run.
 
+pub mod auth;
 pub mod build;
 mod check;
 pub mod codes;

@@ -10,11 +10,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use crate::config::auth::Auth;
 use crate::config::load::Report;
 use crate::config::node::Node;
 use crate::config::settings::{Admin, Log, LogFormat, Production, Role, Secret, ServerTls, Store};
 use crate::config::units::{ByteSize, DurationText, Listen, MaybeNever, Strings};
 use crate::id::ItemName;
+use crate::registry::Registry;
 use crate::vault;
 
 /// The schema of a path that need not exist.
@@ -182,6 +184,16 @@ pub(crate) struct AdminKeys {
     /// API tokens, by name.
     #[serde(default)]
     tokens: BTreeMap<String, TokenKeys>,
+    /// Bearer tokens of an issuer, judged as those of services are.
+    #[serde(default)]
+    auth: Option<Auth>,
+    /// The claim of those tokens that holds roles: a name, or a JSON pointer such as `/realm_access/roles`.
+    /// Absent: `scope`, `scp` and `roles` together.
+    #[serde(default)]
+    role_claim: Option<String>,
+    /// What the values of that claim may do here; a token with none of them may do nothing.
+    #[serde(default)]
+    roles: BTreeMap<String, Role>,
     /// Sign-in by an OpenID provider.
     #[serde(default)]
     oidc: Option<Json>,
@@ -207,12 +219,13 @@ struct TokenKeys {
     role: Role,
 }
 
-pub(crate) fn admin(node: &Node, report: &mut Report<'_>) -> Option<Admin> {
+pub(crate) fn admin(node: &Node, registry: &Registry, report: &mut Report<'_>) -> Option<Admin> {
     let keys: AdminKeys = report.read(node)?;
     let listen: SocketAddr = keys.listen.get();
     if keys.oidc.is_some() {
         let place = report.place(node, &["oidc"]);
-        let suggestion = Some("use [admin.users.NAME] and [admin.tokens.NAME]".to_owned());
+        let suggestion =
+            Some("programs use [admin.auth] with [admin.roles], people [admin.users.NAME]".to_owned());
         report.error("S0604", place, "sign-in by an OpenID provider is not available yet", suggestion);
     }
     for (name, user) in &keys.users {
@@ -230,13 +243,17 @@ pub(crate) fn admin(node: &Node, report: &mut Report<'_>) -> Option<Admin> {
             report.error("S0609", place, "this is no SHA-256 in hex", suggestion);
         }
     }
-    let accounts = !keys.users.is_empty() || !keys.tokens.is_empty() || keys.oidc.is_some();
+    admin_auth(node, &keys, registry, report);
+    let accounts = keys.auth.is_some()
+        || !keys.users.is_empty()
+        || !keys.tokens.is_empty()
+        || keys.oidc.is_some();
     let place = report.place(node, &["listen"]);
     if !listen.ip().is_loopback() {
         if !accounts {
             let text = format!("{listen} is not this machine only, and there are no accounts");
             let suggestion =
-                Some("add [admin.users.NAME] or [admin.tokens.NAME], or listen on 127.0.0.1".into());
+                Some("add [admin.users.NAME], [admin.tokens.NAME] or [admin.auth], or listen on 127.0.0.1".into());
             report.error("S0602", place, text, suggestion);
         }
         if keys.tls.is_none() && !keys.behind_proxy {
@@ -263,7 +280,45 @@ pub(crate) fn admin(node: &Node, report: &mut Report<'_>) -> Option<Admin> {
         hosts: keys.hosts.0,
         users: keys.users.into_iter().map(|(name, user)| (name, (user.password_hash, user.role))).collect(),
         tokens: keys.tokens.into_iter().map(|(name, token)| (name, (token.hash, token.role))).collect(),
+        auth: keys.auth,
+        role_claim: keys.role_claim,
+        roles: keys.roles,
     })
+}
+
+/// Checks `[admin.auth]` and what goes with it.
+fn admin_auth(node: &Node, keys: &AdminKeys, registry: &Registry, report: &mut Report<'_>) {
+    let Some(auth) = &keys.auth else {
+        let without = [("roles", !keys.roles.is_empty()), ("role_claim", keys.role_claim.is_some())];
+        for (key, _) in without.iter().filter(|(_, set)| *set) {
+            let place = report.place(node, &[key]);
+            report.error("S0501", place, format!("{key} has no meaning without auth"), None);
+        }
+        return;
+    };
+    for (key, code, text) in (registry.check_auth)(auth) {
+        let place = report.place(node, &["auth", key]);
+        report.error(code, place, text, None);
+    }
+    if auth.smart {
+        let text = "smart scopes are for http services: the admin API is no FHIR server";
+        report.error("S0502", report.place(node, &["auth", "smart"]), text, None);
+    }
+    if auth.certificate_bound && keys.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none()) {
+        let text = "certificate_bound needs the certificates of clients";
+        let suggestion = Some("add tls = { cert, key, client_ca }".to_owned());
+        report.error("S0501", report.place(node, &["auth", "certificate_bound"]), text, suggestion);
+    }
+    if auth.issuer.is_some() && auth.audience.0.is_empty() {
+        let text = "without audience every token of this issuer counts, also those meant for others";
+        let suggestion = Some("add audience = [\"…\"], as tokens name it in aud".to_owned());
+        report.warning("S0620", report.place(node, &["auth"]), text, suggestion);
+    }
+    if keys.roles.is_empty() {
+        let text = "no value of a claim means a role: every token would be refused";
+        let suggestion = Some("add [admin.roles], for example \"septet-operator\" = \"operator\"".to_owned());
+        report.error("S0501", report.place(node, &["auth"]), text, suggestion);
+    }
 }
 
 /// `[log]`; the variables `SEPTET_LOG` and `SEPTET_LOG_FORMAT` come before it.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use crate::config::auth::Auth;
 use crate::config::hours::Hours;
 use crate::id::ItemName;
 use crate::reply::ReplyActions;
@@ -122,6 +123,12 @@ pub struct Admin {
     pub users: BTreeMap<String, (Secret, Role)>,
     /// API tokens: name, SHA-256 hex, role.
     pub tokens: BTreeMap<String, (Secret, Role)>,
+    /// Bearer tokens of an issuer.
+    pub auth: Option<Auth>,
+    /// The claim that holds roles, by name or as a JSON pointer; `None` = `scope`, `scp` and `roles`.
+    pub role_claim: Option<String>,
+    /// What the values of that claim mean here.
+    pub roles: BTreeMap<String, Role>,
 }
 
 /// The schema of a file that must exist: the loader makes the path absolute and checks that it does.

@@ -444,6 +444,7 @@ fn problems(text: &str) -> String {
         items: crate::CLASSES.to_vec(),
         check_transform: |_, _, _| {},
         check_oauth: |_| Vec::new(),
+        check_auth: |_| Vec::new(),
         lanes: Arc::new(|_| panic!("no lane is needed to check services")),
     };
     let head = "[production]\nname = \"t\"\n[store]\npath = \"d\"\nretention = \"1d\"\n[messages.Result]\na = \"string\"\n";

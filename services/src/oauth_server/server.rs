@@ -16,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use jiff::Timestamp;
+use septet_engine::event_limit::EventLimit;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{KeepFamily, ServiceContext};
 use septet_engine::store::StoreFailed;
@@ -28,7 +29,6 @@ use super::keys::Keys;
 use super::token::{ErrorCode, Parameters, TokenError};
 use super::users::Door;
 use super::{Checked, authorize};
-use crate::auth::EventLimit;
 use crate::bodies::{Unread, closing, read_body};
 
 /// Token requests are small.
