@@ -8,9 +8,9 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ServerTls;
+use septet_engine::event_limit::EventLimit;
 use septet_engine::host::ServiceContext;
 use septet_engine::server_tls::ClientCertificate;
-use septet_engine::event_limit::EventLimit;
 use septet_oauth::{Auth, Check, Presented, Refusal, Verifier, Wanted, check_auth};
 use zeroize::Zeroizing;
 

@@ -120,9 +120,10 @@ impl Access {
         if scheme.eq_ignore_ascii_case("bearer") {
             return match (self.by_token(credentials.trim()), &self.bearer) {
                 (Some(account), _) => Ok(account),
-                (None, Some(bearer)) => {
-                    bearer.account(value, certificate).await.map_err(|refusal| Denied::Token(Box::new(refusal)))
-                }
+                (None, Some(bearer)) => bearer
+                    .account(value, certificate)
+                    .await
+                    .map_err(|refusal| Denied::Token(Box::new(refusal))),
                 (None, None) => Err(Denied::Credentials(None)),
             };
         }
@@ -228,7 +229,8 @@ const WAYS: &str = "Basic realm=\"septet\", Bearer realm=\"septet\"";
 /// The answer to a request without an account, and its event.
 fn refuse(context: &Context, headers: &HeaderMap, denied: Denied) -> Response {
     let store = context.parts.engine.store();
-    let tried = headers.contains_key(header::AUTHORIZATION) && context.access.noted.allows(store.clock().now());
+    let tried =
+        headers.contains_key(header::AUTHORIZATION) && context.access.noted.allows(store.clock().now());
     match denied {
         Denied::Credentials(name) => {
             if tried {

@@ -62,6 +62,14 @@ impl Audit {
         }
     }
 
+    /// Somebody saw the detail of an event that belongs to no message.
+    pub(crate) async fn viewed_event(&self, who: Option<&str>, id: u64) {
+        if self.first_this_minute(who, "message.viewed", format!("event {id}")) {
+            self.log(who, NewEvent::new(Level::Info, "message.viewed", format!("event {id} was viewed")))
+                .await;
+        }
+    }
+
     /// Somebody searched by keys or listed them. The names of the keys, never their values.
     pub(crate) async fn searched(&self, who: Option<&str>, keys: &[(String, String)]) {
         let names: Vec<_> = keys.iter().map(|(name, _)| name.as_str()).collect();

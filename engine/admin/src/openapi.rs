@@ -38,6 +38,7 @@ use crate::api;
         api::oauth::list,
         api::oauth::refresh,
         api::events::list,
+        api::events::show,
     )
 )]
 struct Document;
@@ -85,6 +86,7 @@ mod tests {
             "/api/v1/oauth",
             "/api/v1/oauth/{name}/refresh",
             "/api/v1/events",
+            "/api/v1/events/{id}",
             "/api/v1/purge",
         ] {
             assert!(paths.contains_key(path), "{path} is missing");

@@ -59,7 +59,10 @@ mod tests {
     #[test]
     fn misuse_is_named_and_symmetric_algorithms_are_refused() {
         let texts = |json: &str| {
-            check_auth(&auth(json)).into_iter().map(|(key, _, text)| format!("{key}: {text}")).collect::<Vec<_>>()
+            check_auth(&auth(json))
+                .into_iter()
+                .map(|(key, _, text)| format!("{key}: {text}"))
+                .collect::<Vec<_>>()
         };
         assert_eq!(texts("{}"), ["issuer: auth needs issuer or introspection_url"]);
         let found = texts(r#"{"issuer":"http://i.example","algorithms":["HS256","none"]}"#);

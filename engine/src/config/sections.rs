@@ -244,16 +244,15 @@ pub(crate) fn admin(node: &Node, registry: &Registry, report: &mut Report<'_>) -
         }
     }
     admin_auth(node, &keys, registry, report);
-    let accounts = keys.auth.is_some()
-        || !keys.users.is_empty()
-        || !keys.tokens.is_empty()
-        || keys.oidc.is_some();
+    let accounts =
+        keys.auth.is_some() || !keys.users.is_empty() || !keys.tokens.is_empty() || keys.oidc.is_some();
     let place = report.place(node, &["listen"]);
     if !listen.ip().is_loopback() {
         if !accounts {
             let text = format!("{listen} is not this machine only, and there are no accounts");
-            let suggestion =
-                Some("add [admin.users.NAME], [admin.tokens.NAME] or [admin.auth], or listen on 127.0.0.1".into());
+            let suggestion = Some(
+                "add [admin.users.NAME], [admin.tokens.NAME] or [admin.auth], or listen on 127.0.0.1".into(),
+            );
             report.error("S0602", place, text, suggestion);
         }
         if keys.tls.is_none() && !keys.behind_proxy {

@@ -1,7 +1,7 @@
 //! The event log.
 
-use axum::Json;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Path, RawQuery, State};
+use axum::{Extension, Json};
 use septet_engine::director::Engine;
 use septet_engine::event::Level;
 use septet_engine::id::{EventId, SessionId};
@@ -9,9 +9,10 @@ use septet_engine::store::EventFilter;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::Problem;
+use crate::api::Who;
 use crate::query::{limit, number, pairs, unknown_parameter};
 use crate::view::EventView;
+use crate::{Context, Problem};
 
 /// A page of events, newest first. `detail` is null here; the trace shows it.
 #[derive(Serialize, ToSchema)]
@@ -60,4 +61,23 @@ pub(crate) async fn list(
         events: page.entries.iter().map(|event| EventView::new(event, false)).collect(),
         next: page.next,
     }))
+}
+
+/// One event with its detail, which counts as viewing: events without a session are in no trace.
+#[utoipa::path(get, path = "/api/v1/events/{id}", params(("id" = u64, Path)), responses(
+    (status = 200, body = EventView), (status = 404, body = Problem)
+))]
+pub(crate) async fn show(
+    State(context): State<Context>,
+    Extension(account): Who,
+    Path(id): Path<u64>,
+) -> Result<Json<EventView>, Problem> {
+    let before = id.checked_add(1).map(EventId);
+    let page = context.parts.engine.store().events(&EventFilter::default(), before, 1);
+    let event = page.entries.first().filter(|event| event.id.0 == id);
+    let event = event.ok_or_else(|| Problem::not_found(format!("there is no event {id}")))?;
+    if event.detail.is_some() {
+        context.audit.viewed_event(account.name.as_deref(), id).await;
+    }
+    Ok(Json(EventView::new(event, true)))
 }

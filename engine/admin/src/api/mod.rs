@@ -57,6 +57,7 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/api/v1/oauth", get(oauth::list))
         .route("/api/v1/oauth/{name}/refresh", post(oauth::refresh))
         .route("/api/v1/events", get(events::list))
+        .route("/api/v1/events/{id}", get(events::show))
         .route("/api/v1/purge", post(control::purge))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
