@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
+use std::io::{self, ErrorKind, IoSlice, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -212,9 +212,14 @@ impl Files for SystemFiles {
             }
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(Box::new(SystemLock { _file: file }))
+        // Over what is there, and cut behind: a full disk has no room for a second block, and may have none for
+        // a first one; then others will not learn our id.
+        let id = format!("{}\n", std::process::id());
+        let written = file.write_all_at(id.as_bytes(), 0).and_then(|()| file.set_len(id.len() as u64));
+        match written {
+            Err(error) if error.kind() != ErrorKind::StorageFull => Err(error.into()),
+            _ => Ok(Box::new(SystemLock { _file: file })),
+        }
     }
 }
 

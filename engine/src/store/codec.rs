@@ -135,11 +135,6 @@ impl Encoder {
         }
     }
 
-    /// Adds raw bytes.
-    pub(super) fn raw(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
     /// Everything in order.
     pub(super) fn slices(&self) -> Vec<&[u8]> {
         let mut slices = Vec::with_capacity(self.splices.len() * 2 + 1);

@@ -78,6 +78,12 @@ impl Disk {
         }))
     }
 
+    /// The journal has been begun: a disk without room for messages is full from the start.
+    pub(super) fn begin(&self) {
+        self.look();
+        self.full.store(!self.has_room(0), Ordering::Release);
+    }
+
     /// Admits new bytes, or says that the disk is full.
     pub(super) fn admit(self: &Arc<Self>, bytes: u64) -> Option<Admitted> {
         // What surrounds a body on disk is about this much.

@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 pub(super) use self::roll::encode_end;
-use self::roll::{create_segment, prepare_size};
+use self::roll::{create_segment, prepare_size, reserve};
 use super::Permit;
 use super::api::StoreFailed;
 use super::bodies::Place;
@@ -44,6 +44,8 @@ const MOST_TRANSACTIONS: usize = 1024;
 const MOST_BYTES: usize = 8 << 20;
 /// A preallocated file that will be the next segment.
 pub(super) const PREPARED: &str = "prepared";
+/// How much of it stays while the store is closed: room for the first segment of a start on a full disk.
+const RESERVE: u64 = 1 << 20;
 
 /// What the writer is told.
 pub(super) enum Job {
@@ -188,8 +190,9 @@ impl Writer {
         next: Next,
         limit: u64,
     ) -> io::Result<Writer> {
+        let prepared = reserve(&*files, &folder, prepare_size(&disk, segment_size));
         let segment =
-            create_segment(&*files, &folder, None, identity, next, prepare_size(&disk, segment_size))?;
+            create_segment(&*files, &folder, prepared, identity, next, prepare_size(&disk, segment_size))?;
         let mut writer = Writer {
             shared,
             files,
@@ -216,6 +219,7 @@ impl Writer {
         writer.segment.file.sync()?;
         writer.wrote(frame.length);
         writer.note_room();
+        writer.disk.begin();
         Ok(writer)
     }
 
@@ -481,6 +485,7 @@ fn give_back(permits: Vec<Permit>) {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// The disk, or what this user may have of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

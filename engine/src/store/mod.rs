@@ -31,11 +31,12 @@
 //! | `codec`, `record`, `segment` | the format: fields, transactions, files |
 //! | `journal` | the writer: group commit, linger, roll, full disk, poison |
 //! | `disk` | when new messages are refused for want of space |
-//! | `recovery`, `open`, `key` | opening: lock, key, folding, healing |
+//! | `recovery`, `heal`, `open`, `key` | opening: lock, key, folding, healing |
 //!
 //! # Files
 //! `lock` (the pid; held while open), `store.key` (unless the key comes from outside), and in `journal/`:
-//! `NUMBER.seg`, the truth; `prepared`, the next segment's room; `NUMBER-OFFSET.torn`, what was cut after a
+//! `NUMBER.seg`, the truth; `prepared`, the next segment's room (1 MiB of it stays while the store is closed, so that it opens on a
+//! full disk too); `NUMBER-OFFSET.torn`, what was cut after a
 //! crash; `.NAME.part`, files on their way. The byte format is in `segment.rs` (files and
 //! frames), `record.rs` (transactions) and `codec.rs` (fields); a fixture of version 1 must keep opening.
 //!
@@ -64,6 +65,7 @@ mod change;
 mod codec;
 mod disk;
 mod durable;
+mod heal;
 mod ids;
 mod journal;
 mod key;

@@ -10,19 +10,19 @@
 //!
 //! **After an unclean stop the page cache is not trusted**: if a sync had failed, what we read may never
 //! have reached the disk, and a later sync would not notice. So the whole frames of the last segment are
-//! copied into a new file with an end frame behind them; it is synced and renamed over the old one, with
-//! the same number and offsets. Only then does anything listen or deliver. The journal goes on in the next
+//! made durable again with an end frame behind them, with the same number and offsets (see `heal`). Only then does anything listen or deliver. The journal goes on in the next
 //! segment.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::bodies::Bodies;
-use super::codec::{DecodeError, Encoder, Fields};
-use super::journal::{Identity, Next, PREPARED, encode_end};
+use super::codec::{DecodeError, Fields};
+use super::heal;
+use super::journal::{Identity, Next};
 use super::open::OpenError;
 use super::record::{self, Entry, RecordError};
-use super::segment::{self, Frame, FrameHeader, FrameKind, HEADER, NoFrame, Position, SegmentHeader};
+use super::segment::{self, Frame, FrameKind, HEADER, NoFrame, Position, SegmentHeader};
 use super::state::{State, Touched};
 use crate::files::{self, Files};
 use crate::vault::{Vault, VaultError};
@@ -58,6 +58,8 @@ struct Tail {
     end: usize,
     sealed: bool,
     clean: bool,
+    /// Where its end frame begins.
+    seal: usize,
     torn: bool,
 }
 
@@ -143,7 +145,10 @@ impl Recovery<'_> {
             _ => self.damaged(number, 0, HEADER),
         }
         let tail = self.frames(number, &content, last, identity.salt)?;
-        if last && !tail.clean {
+        if last && tail.clean {
+            let seal = content.get(tail.seal..tail.end).unwrap_or_default();
+            heal::confirm(self.files, &path, seal, tail.seal).map_err(|error| OpenError::io(&path, error))?;
+        } else if last {
             self.heal(number, &content, &tail, identity)?;
         }
         Ok(())
@@ -183,6 +188,7 @@ impl Recovery<'_> {
                 FrameKind::Batch => self.fold(number, &frame)?,
                 FrameKind::End => {
                     tail.sealed = true;
+                    tail.seal = frame.offset;
                     tail.clean = self
                         .end_frame(&frame)
                         .map_err(|error| self.unreadable(number, frame.offset, &error))?;
@@ -237,38 +243,20 @@ impl Recovery<'_> {
         identity: Identity,
     ) -> Result<(), OpenError> {
         let path = segment::path(self.folder, number);
-        let whole = content.get(..tail.end).unwrap_or(content);
-        let mut healed = Encoder::default();
-        healed.raw(whole);
+        let mut seal = None;
         if !tail.sealed {
-            let end = end_frame(number, self.batch, self.out.state.sequence, tail.end, identity.salt);
-            healed.raw(&end.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
+            let end = heal::end_frame(number, self.batch, self.out.state.sequence, tail.end, identity.salt);
+            seal = Some(end.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
             self.batch += 1;
         }
-        let torn = content.get(tail.end..).unwrap_or_default();
-        let torn = torn.len() - torn.iter().rev().take_while(|byte| **byte == 0).count();
-        let torn = content.get(tail.end..tail.end + torn).filter(|torn| tail.torn && !torn.is_empty());
-        let write = || -> io::Result<Option<PathBuf>> {
-            let kept = match torn {
-                None => None,
-                Some(torn) => {
-                    let name = format!("{number:010}-{}.torn", tail.end);
-                    files::write_new(self.files, self.folder, &name, torn)?;
-                    Some(self.folder.join(name))
-                }
-            };
-            let aside = self.folder.join(PREPARED);
-            let file = self.files.create(&aside)?;
-            files::write_all(&*file, &mut [IoSlice::new(&healed.buffer)], 0)?;
-            file.sync()?;
-            self.files.rename(&aside, &path)?;
-            self.files.sync_dir(self.folder)?;
-            Ok(kept)
-        };
-        let kept = write().map_err(|error| OpenError::io(&path, error))?;
+        let torn = content.get(tail.end..).filter(|_| tail.torn).unwrap_or_default();
+        let zeros = torn.iter().rev().take_while(|byte| **byte == 0).count();
+        let torn = torn.get(..torn.len() - zeros).unwrap_or_default();
+        let last = heal::Last { number, content, end: tail.end, seal, torn };
+        let kept = heal::heal(self.files, self.folder, &last).map_err(|error| OpenError::io(&path, error))?;
         if let Some(kept) = kept {
             tracing::warn!(
-                file = %kept.display(), bytes = torn.map_or(0, <[u8]>::len),
+                file = %kept.display(), bytes = torn.len(),
                 "the last write before the crash was incomplete; nobody was told that it was stored; it is kept here"
             );
             self.out.torn = Some(kept);
@@ -295,17 +283,4 @@ impl Recovery<'_> {
             error => OpenError::Unreadable { place, text: error.to_string() },
         }
     }
-}
-
-/// The bytes of an end frame without a clean mark.
-fn end_frame(number: u64, batch: u64, sequence: u64, at: usize, salt: u32) -> Option<Vec<u8>> {
-    let mut payload = Encoder::default();
-    encode_end(None, &mut payload);
-    let synced = Position { segment: number, offset: at as u64 };
-    let header = FrameHeader { kind: FrameKind::End, segment: number, batch, sequence, synced };
-    let header = header.encode(salt, payload.slices().into_iter(), payload.length())?;
-    let mut frame = header.to_vec();
-    frame.extend_from_slice(&payload.buffer);
-    frame.resize(segment::frame_length(payload.length()), 0);
-    Some(frame)
 }

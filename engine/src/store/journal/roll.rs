@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Identity, Next, PREPARED, Segment, Stop, Writer};
+use super::{Identity, Next, PREPARED, RESERVE, Segment, Stop, Writer};
 use crate::files::{self, File, Files};
 use crate::store::api::StoreFailed;
 use crate::store::codec::Encoder;
@@ -42,9 +42,7 @@ impl Writer {
         let next_id = self.shared.ids.peek();
         match self.seal(Some(next_id)) {
             Ok(()) => {
-                if self.prepared.take().is_some() {
-                    let _ = self.files.remove(&self.folder.join(PREPARED));
-                }
+                self.keep_reserve();
                 Ok(())
             }
             Err(Stop::Failed(why)) => {
@@ -52,6 +50,22 @@ impl Writer {
                 Err(self.failure())
             }
             Err(Stop::Full) => Err(StoreFailed("the disk is full".to_owned())),
+        }
+    }
+
+    /// Leaves room for the first segment of the next start.
+    fn keep_reserve(&mut self) {
+        let (path, reserve) = (self.folder.join(PREPARED), RESERVE.min(self.segment_size));
+        let kept = match self.prepared.take() {
+            Some((file, size)) if size >= reserve => file.truncate(reserve).and_then(|()| file.sync()),
+            _ => {
+                let made = self.files.create(&path);
+                made.and_then(|file| file.allocate(reserve).and_then(|()| file.sync()))
+            }
+        };
+        if kept.is_err() {
+            // A start on a disk with nothing free will have to do without.
+            let _ = self.files.remove(&path);
         }
     }
 
@@ -99,6 +113,20 @@ pub(in crate::store) fn encode_end(next_id: Option<u64>, out: &mut Encoder) {
 /// How much to preallocate: a segment, if the disk has it to spare.
 pub(super) fn prepare_size(disk: &Disk, segment_size: u64) -> u64 {
     if disk.can_prepare(segment_size) { segment_size } else { 0 }
+}
+
+/// The room that an earlier process left, lengthened to `size` where the disk has it. Only what has never
+/// been written: after a crash in a rename, a file may be a segment under its other name too.
+pub(super) fn reserve(files: &dyn Files, folder: &Path, size: u64) -> Option<(Arc<dyn File>, u64)> {
+    let file = files.open(&folder.join(PREPARED)).ok()?;
+    let length = file.length().ok()?;
+    let mut beginning = [0; HEADER];
+    files::read_exact(&*file, &mut beginning, 0).ok()?;
+    if beginning != [0; HEADER] {
+        return None;
+    }
+    let longer = size > length && file.allocate(size).is_ok();
+    Some((file, if longer { size } else { length }))
 }
 
 /// Makes a segment durable under its name, with nothing but its header in it.

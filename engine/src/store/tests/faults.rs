@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sim::{Faults, SimFiles};
+use super::sim::{Faults, Random, SimFiles};
 use super::support::{Fixture, commit, embedded, header, item, with_body};
 use crate::clock::{Clock as _, SystemClock};
 use crate::event::{Level, NewEvent};
@@ -154,10 +154,14 @@ async fn a_missing_segment_is_reported() {
 }
 
 fn simulated(files: &SimFiles) -> Store {
+    simulated_leaving(files, 20 << 10)
+}
+
+fn simulated_leaving(files: &SimFiles, min_free: u64) -> Store {
     let options = Options {
         segment_size: 16 << 10,
         memory: 4 << 20,
-        min_free: Some(20 << 10),
+        min_free: Some(min_free),
         pace: Duration::from_millis(2),
         ..Options::new("/store")
     };
@@ -292,6 +296,47 @@ async fn closing_on_a_full_disk_does_not_wait_for_ever() {
     files.set_faults(Faults::default());
     drop(store);
     simulated(&files.restart());
+}
+
+/// Opens where nothing is free: reads and completions work, new messages wait for room.
+async fn opens_without_room(files: &SimFiles, closed: bool) {
+    let store = simulated(files);
+    let mut ids = Vec::new();
+    for _ in 0..20 {
+        let (ops, id) = message(&store, &"x".repeat(1000));
+        let committed = commit(&store, ops).await.unwrap();
+        store.durable(committed.sequence).await.unwrap();
+        ids.push(id);
+    }
+    if closed {
+        store.close().await.unwrap();
+    }
+    drop(store);
+    let files = files.restart();
+    files.set_faults(Faults { capacity: Some(files.used()), ..Faults::default() });
+    // What a crash left preallocated is given back: less than this is free then.
+    let store = simulated_leaving(&files, 64 << 10);
+    assert!(!store.accepting(), "closed {closed}");
+    for id in &ids {
+        let header = store.header(*id).unwrap();
+        assert_eq!(store.body(header.body_id.unwrap()).await.unwrap().size(), 1000);
+        let discard = Transition::new(*id, Guard::Status(Status::Queued), Status::Discarded);
+        let committed = commit(&store, vec![Op::Transition(discard)]).await.unwrap();
+        store.durable(committed.sequence).await.unwrap();
+    }
+    assert_eq!(events_of(&store, "store.full"), ["the disk is full; new messages are refused"]);
+    files.set_faults(Faults::default());
+    store.until_accepting().await;
+    drop(store);
+    let store = simulated(&files.cut(&mut Random(1)));
+    assert!(ids.iter().all(|id| store.header(*id).unwrap().status == Status::Discarded));
+}
+
+#[tokio::test]
+async fn a_store_opens_where_nothing_is_free_after_a_clean_stop_and_after_a_crash() {
+    for closed in [true, false] {
+        opens_without_room(&SimFiles::new(), closed).await;
+    }
 }
 
 #[tokio::test]

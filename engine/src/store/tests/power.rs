@@ -218,7 +218,7 @@ impl World {
             brief(&found)
         );
         assert_eq!(expected.kept, found.kept);
-        assert_eq!(expected.events, found.events);
+        assert_eq!(expected.events, found.events, "{:#?}", self.story);
         for target in TARGETS {
             let of =
                 |status: Status| expected.messages.values().filter(move |m| m.0 == target && m.1 == status);
@@ -248,12 +248,18 @@ async fn lives(seed: u64) {
     for _ in 0..4 {
         let power = Some(world.random.below(400));
         let sync = world.random.one_in(4).then(|| world.random.below(60));
-        world.files.set_faults(Faults { power, sync, ..Faults::default() });
-        world.story.push(format!("power {power:?}, sync {sync:?}"));
+        // Now and then somebody else has filled the disk while the store was closed.
+        let full = world.random.one_in(4).then(|| world.files.used() + world.random.below(2048));
+        world.files.set_faults(Faults { power, sync, capacity: full, ..Faults::default() });
+        world.story.push(format!("power {power:?}, sync {sync:?}, capacity {full:?}"));
         let steps = 1 + world.random.below(200);
         if let Ok(store) = world.open() {
             world.check(&store).await;
             world.story.push(format!("opened with {}", world.durable));
+            if full.is_some() {
+                let power = Some(world.random.below(400));
+                world.files.set_faults(Faults { power, sync, ..Faults::default() });
+            }
             let failed = world.work(&store, steps).await;
             world.story.push(format!(
                 "failed {failed}, durable {} of {}",

@@ -144,6 +144,11 @@ impl SimFiles {
         self.world().syncs
     }
 
+    /// Bytes of all files.
+    pub(crate) fn used(&self) -> u64 {
+        self.world().used()
+    }
+
     /// The same disk for a new process: what is in the page cache is still there.
     pub(crate) fn restart(&self) -> SimFiles {
         let old = self.world();
