@@ -59,7 +59,10 @@ fn keep(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<Option<
         Err(error) if is_full(&error) => {
             let _ = files.remove(&folder.join(format!(".{name}.part")));
             let bytes = last.torn.len();
-            tracing::warn!(bytes, "the disk has no room to keep the incomplete last write of before the crash");
+            tracing::warn!(
+                bytes,
+                "the disk has no room to keep the incomplete last write of before the crash"
+            );
             Ok(None)
         }
         Err(error) => Err(error),
