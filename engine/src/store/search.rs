@@ -102,7 +102,7 @@ fn has_key(row: &Row, name: &str, value: &str) -> bool {
 
 /// A key value as it is compared: canonically composed (NFC), case folded. Folding goes through upper case,
 /// so that `ß` equals `SS` and the final sigma equals the others.
-fn folded(value: &str) -> Cow<'_, str> {
+pub(super) fn folded(value: &str) -> Cow<'_, str> {
     if value.is_ascii() {
         return match value.bytes().any(|byte| byte.is_ascii_uppercase()) {
             true => Cow::Owned(value.to_ascii_lowercase()),

@@ -70,9 +70,9 @@ fn decode_commit(
                 places.push((id, place));
                 Change::Body(id, body)
             }
-            17 => Change::Header(Box::new(decode_header(field, vault)?)),
+            17 => Change::Header(Box::new(decode_header(field.fields(), vault)?)),
             18 => Change::Move(decode_move(field, vault)?),
-            19 => Change::Event(Box::new(decode_event(field, vault)?)),
+            19 => Change::Event(Box::new(decode_event(field.fields(), vault)?)),
             20 => decode_keep(field, vault)?,
             _ => {
                 field.skip()?;
@@ -145,7 +145,8 @@ pub(in crate::store) fn open_body(
     Err(DecodeError::Malformed.into())
 }
 
-fn decode_header(field: Field<'_>, vault: &Vault) -> Result<Header, RecordError> {
+/// Reads the fields of a header.
+pub(in crate::store) fn decode_header(fields: Fields<'_>, vault: &Vault) -> Result<Header, RecordError> {
     let mut keys: Vec<(Arc<str>, String)> = Vec::new();
     let mut header = Header {
         id: MessageId(0),
@@ -173,7 +174,7 @@ fn decode_header(field: Field<'_>, vault: &Vault) -> Result<Header, RecordError>
         failing_since: None,
         unsolicited: false,
     };
-    each_field(field.fields(), vault, &mut |field| {
+    each_field(fields, vault, &mut |field| {
         match field.tag {
             1 => header.id = MessageId(field.number()?),
             2 => header.session = SessionId(field.number()?),
@@ -264,7 +265,8 @@ fn decode_move(field: Field<'_>, vault: &Vault) -> Result<Move, RecordError> {
     Ok(change)
 }
 
-fn decode_event(field: Field<'_>, vault: &Vault) -> Result<Event, RecordError> {
+/// Reads the fields of an event.
+pub(in crate::store) fn decode_event(fields: Fields<'_>, vault: &Vault) -> Result<Event, RecordError> {
     let mut event = Event {
         id: EventId(0),
         at: jiff::Timestamp::UNIX_EPOCH,
@@ -277,7 +279,7 @@ fn decode_event(field: Field<'_>, vault: &Vault) -> Result<Event, RecordError> {
         text: String::new(),
         detail: None,
     };
-    each_field(field.fields(), vault, &mut |field| {
+    each_field(fields, vault, &mut |field| {
         match field.tag {
             1 => event.id = EventId(field.number()?),
             2 => event.at = field.time()?,

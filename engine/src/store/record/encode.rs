@@ -113,7 +113,12 @@ fn encode_body(id: BodyId, body: &Body, sealer: &Sealer, out: &mut Encoder) -> R
     Ok(Located { id, offset, length: bytes.len(), crc, sealed: sealer.bodies })
 }
 
-fn encode_header(header: &Header, sealer: &Sealer, out: &mut Encoder) -> Result<(), VaultError> {
+/// Writes the fields of a header.
+pub(in crate::store) fn encode_header(
+    header: &Header,
+    sealer: &Sealer,
+    out: &mut Encoder,
+) -> Result<(), VaultError> {
     out.number(1, header.id.0);
     out.number(2, header.session.0);
     out.flag(3, header.kind == Kind::Response);
@@ -200,7 +205,12 @@ fn encode_move(change: &Move, sealer: &Sealer, out: &mut Encoder) -> Result<(), 
     Ok(())
 }
 
-fn encode_event(event: &Event, sealer: &Sealer, out: &mut Encoder) -> Result<(), VaultError> {
+/// Writes the fields of an event.
+pub(in crate::store) fn encode_event(
+    event: &Event,
+    sealer: &Sealer,
+    out: &mut Encoder,
+) -> Result<(), VaultError> {
     out.number(1, event.id.0);
     out.time(2, event.at);
     out.number(3, number_of(&LEVELS, event.level));

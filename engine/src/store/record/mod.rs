@@ -22,8 +22,8 @@
 mod decode;
 mod encode;
 
-pub(in crate::store) use self::decode::{Entry, decode, open_body};
-pub(in crate::store) use self::encode::{encode, encode_reservation};
+pub(in crate::store) use self::decode::{Entry, decode, decode_event, decode_header, open_body};
+pub(in crate::store) use self::encode::{encode, encode_event, encode_header, encode_reservation};
 use super::codec::DecodeError;
 use crate::event::Level;
 use crate::header::Status;
@@ -59,6 +59,21 @@ const FAMILIES: [KeepFamily; 11] = [
     KeepFamily::Counter,
     KeepFamily::Replay,
 ];
+
+/// The number of a status on disk.
+pub(in crate::store) fn status_number(status: Status) -> u8 {
+    STATUSES.iter().position(|known| *known == status).unwrap_or_default() as u8
+}
+
+/// The status of a number on disk.
+pub(in crate::store) fn status_of(number: u8) -> Option<Status> {
+    STATUSES.get(usize::from(number)).copied()
+}
+
+/// The number of a level on disk.
+pub(in crate::store) fn level_number(level: Level) -> u8 {
+    LEVELS.iter().position(|known| *known == level).unwrap_or_default() as u8
+}
 
 /// Why a record could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

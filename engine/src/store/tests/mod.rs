@@ -8,5 +8,5 @@ mod keys;
 mod power;
 mod reads;
 mod reopen;
-mod sim;
+pub(in crate::store) mod sim;
 mod support;

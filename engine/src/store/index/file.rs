@@ -1,0 +1,340 @@
+//! An open index file: its directory in memory, its blocks on the disk, each checked against its CRC
+//! whenever it is read.
+
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::environment::Environment;
+use super::format::{
+    Directory, Group, HASH, HASHES, HEADER, Meta, TRAILER, Table, Trailer, VERSION, decode, header,
+};
+use super::wire::Wire;
+use super::{Error, Kind};
+use crate::files::{self, File};
+use crate::store::codec::DecodeError;
+
+/// An index file. Whoever holds it can read it, also after it left the set; the last one to let go of a
+/// dropped file removes it from the disk.
+#[derive(Debug)]
+pub(in crate::store) struct IndexFile {
+    pub(super) environment: Arc<Environment>,
+    pub(super) name: String,
+    /// Tells its handle from that of an earlier file of the same name.
+    pub(super) key: u64,
+    pub(super) directory: Directory,
+    doomed: AtomicBool,
+}
+
+impl IndexFile {
+    /// Opens a file of the index's folder.
+    pub(super) fn open(environment: &Arc<Environment>, name: &str) -> Result<Arc<IndexFile>, Error> {
+        let path = environment.folder.join(name);
+        let file = environment.files.open(&path).map_err(|error| Error::io(name, error))?;
+        let directory = read_directory(&*file, name)?;
+        if directory.secret != environment.secret.check() {
+            return Err(Error::Foreign { file: name.to_owned() });
+        }
+        let key = environment.handles.key();
+        environment.handles.keep(key, file);
+        let (environment, name) = (environment.clone(), name.to_owned());
+        Ok(Arc::new(IndexFile { environment, name, key, directory, doomed: AtomicBool::new(false) }))
+    }
+
+    /// What is known of it without reading.
+    pub(in crate::store) fn meta(&self) -> &Meta {
+        &self.directory.meta
+    }
+
+    /// Its name in the index's folder.
+    pub(in crate::store) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(in crate::store) fn memory(&self) -> usize {
+        self.directory.memory() + self.name.len()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.environment.folder.join(&self.name)
+    }
+
+    /// Removes it from the disk once nobody reads it any more.
+    pub(super) fn doom(&self) {
+        self.doomed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn damaged(&self, offset: u64) -> Error {
+        Error::Damaged { file: self.name.clone(), offset }
+    }
+
+    fn handle(&self) -> Result<Arc<dyn File>, Error> {
+        if let Some(file) = self.environment.handles.get(self.key) {
+            return Ok(file);
+        }
+        let opened = self.environment.files.open(&self.path());
+        let file = opened.map_err(|error| Error::io(&self.name, error))?;
+        self.environment.handles.keep(self.key, file.clone());
+        Ok(file)
+    }
+
+    /// Reads bytes that have this CRC.
+    pub(super) fn read(&self, offset: u64, length: u64, crc: u32) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; usize::try_from(length).map_err(|_| self.damaged(offset))?];
+        match files::read_exact(&*self.handle()?, &mut bytes, offset) {
+            Ok(()) if crc32fast::hash(&bytes) == crc => Ok(bytes),
+            Ok(()) => Err(self.damaged(offset)),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(self.damaged(offset)),
+            Err(error) => Err(Error::io(&self.name, error)),
+        }
+    }
+
+    pub(super) fn table(&self, kind: Kind) -> &Table {
+        match kind {
+            Kind::Headers => &self.directory.headers,
+            Kind::Events => &self.directory.events,
+            Kind::Bodies => &self.directory.bodies,
+        }
+    }
+
+    /// Reads a block of rows.
+    pub(super) fn rows(&self, kind: Kind, index: usize) -> Result<RowBlock, Error> {
+        let block = self.table(kind).block(index).ok_or_else(|| self.damaged(0))?;
+        let fence = block.fence;
+        let bytes = self.read(fence.offset, block.length, fence.crc)?;
+        let count = block.end_row.checked_sub(fence.first_row).ok_or_else(|| self.damaged(fence.offset))?;
+        let rows =
+            RowBlock::split(&bytes, fence.first_id, count).ok_or_else(|| self.damaged(fence.offset))?;
+        Ok(RowBlock { bytes, rows, first_row: fence.first_row, offset: fence.offset })
+    }
+
+    /// The rows with a hash, lowest first, added to `rows`.
+    pub(super) fn with_hash(&self, kind: Kind, hash: u64, rows: &mut Vec<u32>) -> Result<(), Error> {
+        let table = self.table(kind);
+        let high = (hash >> 32) as u32;
+        let first = table.hash_fences.partition_point(|fence| fence.high < high).saturating_sub(1);
+        for (index, fence) in table.hash_fences.iter().enumerate().skip(first) {
+            if fence.high > high {
+                break;
+            }
+            let bytes = self.hash_block(table, index, fence.crc)?;
+            let (entries, _) = bytes.as_chunks::<HASH>();
+            let from = entries.partition_point(|entry| entry_of(entry).0 < hash);
+            for entry in entries.get(from..).unwrap_or_default() {
+                let (found, row) = entry_of(entry);
+                if found != hash {
+                    return Ok(());
+                }
+                rows.push(row);
+            }
+        }
+        Ok(())
+    }
+
+    fn hash_block(&self, table: &Table, index: usize, crc: u32) -> Result<Vec<u8>, Error> {
+        let first = index * HASHES;
+        let entries = (table.hashes as usize).saturating_sub(first).min(HASHES);
+        self.read(table.hash_offset + (first * HASH) as u64, (entries * HASH) as u64, crc)
+    }
+
+    /// Every hash with its row.
+    pub(super) fn hashes(&self, kind: Kind, mut each: impl FnMut(u64, u32)) -> Result<(), Error> {
+        let table = self.table(kind);
+        for (index, fence) in table.hash_fences.iter().enumerate() {
+            let bytes = self.hash_block(table, index, fence.crc)?;
+            let (entries, _) = bytes.as_chunks::<HASH>();
+            for entry in entries {
+                let (hash, row) = entry_of(entry);
+                each(hash, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows of a group, lowest first.
+    pub(super) fn members(&self, group: &Group, rows: u32, mut each: impl FnMut(u32)) -> Result<(), Error> {
+        let bytes = self.read(group.offset, u64::from(group.length), group.crc)?;
+        let mut wire = Wire::new(&bytes);
+        let mut row = 0u64;
+        for _ in 0..group.rows {
+            row = wire.varint().and_then(|step| row.checked_add(step)).unwrap_or(u64::MAX);
+            match u32::try_from(row) {
+                Ok(row) if row < rows => each(row),
+                _ => return Err(self.damaged(group.offset)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sessions older than the first id born here, lowest first, each with its last activity in this file
+    /// (microseconds since 1970).
+    pub(in crate::store) fn foreign_sessions(&self) -> Result<Vec<(u64, i64)>, Error> {
+        let extent = self.directory.foreign;
+        let bytes = self.read(extent.offset, extent.length, extent.crc)?;
+        let (entries, _) = bytes.as_chunks::<16>();
+        let entry = |entry: &[u8; 16]| {
+            let mut wire = Wire::new(entry);
+            (wire.u64().unwrap_or_default(), wire.u64().unwrap_or_default().cast_signed())
+        };
+        Ok(entries.iter().map(entry).collect())
+    }
+
+    /// Reads everything once: whether every byte is what was written.
+    pub(in crate::store) fn verify(&self) -> Result<(), Error> {
+        let mut head = [0; HEADER];
+        let handle = self.handle()?;
+        files::read_exact(&*handle, &mut head, 0).map_err(|error| Error::io(&self.name, error))?;
+        if head != header() {
+            return Err(self.damaged(0));
+        }
+        if read_directory(&*handle, &self.name)? != self.directory {
+            return Err(self.damaged(0));
+        }
+        for kind in [Kind::Headers, Kind::Events, Kind::Bodies] {
+            let table = self.table(kind);
+            for index in 0..table.fences.len() {
+                self.rows(kind, index)?;
+            }
+            self.hashes(kind, |_, _| {})?;
+            for group in &table.groups {
+                self.members(group, table.rows, |_| {})?;
+            }
+        }
+        self.foreign_sessions().map(|_| ())
+    }
+}
+
+impl Drop for IndexFile {
+    fn drop(&mut self) {
+        self.environment.handles.forget(self.key);
+        if self.doomed.load(Ordering::Acquire) {
+            let removed = self.environment.files.remove(&self.path());
+            if let Err(error) = removed
+                && error.kind() != ErrorKind::NotFound
+            {
+                tracing::warn!(file = self.name, %error, "an index file that is not needed stays on the disk");
+            }
+        }
+    }
+}
+
+fn entry_of(entry: &[u8; HASH]) -> (u64, u32) {
+    let mut wire = Wire::new(entry);
+    (wire.u64().unwrap_or_default(), wire.u32().unwrap_or_default())
+}
+
+fn read_directory(file: &dyn File, name: &str) -> Result<Directory, Error> {
+    let damaged = |offset: u64| Error::Damaged { file: name.to_owned(), offset };
+    let io = |error| Error::io(name, error);
+    let length = file.length().map_err(io)?;
+    let mut head = [0; HEADER];
+    if length < (HEADER + TRAILER) as u64 {
+        return Err(damaged(0));
+    }
+    files::read_exact(file, &mut head, 0).map_err(io)?;
+    if head != header() {
+        return Err(not_ours(&head, name));
+    }
+    let at = length - TRAILER as u64;
+    let mut trailer = [0; TRAILER];
+    files::read_exact(file, &mut trailer, at).map_err(io)?;
+    let trailer = Trailer::decode(&trailer).ok_or_else(|| damaged(at))?;
+    if trailer.file != length || trailer.offset.checked_add(u64::from(trailer.length)) != Some(at) {
+        return Err(damaged(at));
+    }
+    let mut bytes = vec![0; trailer.length as usize];
+    files::read_exact(file, &mut bytes, trailer.offset).map_err(io)?;
+    if crc32fast::hash(&bytes) != trailer.crc {
+        return Err(damaged(trailer.offset));
+    }
+    decode(&bytes, length).map_err(|error| match error {
+        DecodeError::Unknown(_) => Error::Newer { file: name.to_owned() },
+        DecodeError::Malformed => damaged(trailer.offset),
+    })
+}
+
+/// A header other than ours: of a newer version, or none.
+fn not_ours(head: &[u8; HEADER], name: &str) -> Error {
+    let ours = header();
+    let version =
+        head.get(8..12).map(|bytes| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte)));
+    let whole = head.first_chunk::<12>().map(|head| crc32fast::hash(head).to_le_bytes());
+    let same = head.first_chunk::<8>() == ours.first_chunk::<8>() && whole.as_ref() == head.last_chunk::<4>();
+    match version {
+        Some(version) if same && version > VERSION => Error::Newer { file: name.to_owned() },
+        _ => Error::Damaged { file: name.to_owned(), offset: 0 },
+    }
+}
+
+/// A block of rows that was read.
+#[derive(Debug, Default)]
+pub(super) struct RowBlock {
+    bytes: Vec<u8>,
+    rows: Vec<Row>,
+    first_row: u32,
+    offset: u64,
+}
+
+/// One row of a block.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    pub(super) id: u64,
+    pub(super) provisional: bool,
+    range: Range<usize>,
+}
+
+impl RowBlock {
+    fn split(bytes: &[u8], first_id: u64, count: u32) -> Option<Vec<Row>> {
+        let mut wire = Wire::new(bytes);
+        let mut id = first_id;
+        let mut rows = Vec::with_capacity((count as usize).min(bytes.len()));
+        for index in 0..count {
+            let step = wire.varint()?;
+            id = id.checked_add(step)?;
+            if (index == 0) != (step == 0) {
+                return None;
+            }
+            let length = wire.varint()?;
+            let start = bytes.len() - wire.left();
+            wire.take(usize::try_from(length >> 1).ok()?)?;
+            let range = start..bytes.len() - wire.left();
+            rows.push(Row { id, provisional: length & 1 == 1, range });
+        }
+        wire.is_empty().then_some(rows)
+    }
+
+    /// Its rows in order of their ids.
+    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Row> {
+        self.rows.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub(super) fn first_row(&self) -> u32 {
+        self.first_row
+    }
+
+    /// Where it is in its file.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// A row by its place within the block.
+    pub(super) fn at(&self, index: usize) -> Option<&Row> {
+        self.rows.get(index)
+    }
+
+    /// The place of an id.
+    pub(super) fn find(&self, id: u64) -> Option<u32> {
+        self.rows.binary_search_by_key(&id, |row| row.id).ok().map(|index| index as u32)
+    }
+
+    pub(super) fn bytes(&self, row: &Row) -> &[u8] {
+        self.bytes.get(row.range.clone()).unwrap_or_default()
+    }
+}

@@ -1,0 +1,207 @@
+//! Looking one thing up, and walking one file from front to back.
+
+use std::collections::BTreeMap;
+
+use super::body::{BodyRow, read_body};
+use super::cursor::counting;
+use super::file::{IndexFile, RowBlock};
+use super::format::{GroupKey, IS_ERROR, NOBODY, PROVISIONAL, RESPONSE, VARIOUS};
+use super::query::Searched;
+use super::{Error, Index, Kind, Overlay};
+use crate::event::Event;
+use crate::header::{self, Header, Status};
+use crate::id::{BodyId, MessageId, SessionId};
+use crate::store::record::status_of;
+
+/// How many headers of a file are equal in everything that is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Total<'a> {
+    /// They were not final when the file was written.
+    pub(in crate::store) provisional: bool,
+    /// Request or response.
+    pub(in crate::store) kind: header::Kind,
+    /// `Header::is_error`.
+    pub(in crate::store) is_error: bool,
+    /// Their status.
+    pub(in crate::store) status: Status,
+    /// Their source; absent where there were too many names.
+    pub(in crate::store) source: Option<&'a str>,
+    /// Their target, if any.
+    pub(in crate::store) target: Option<&'a str>,
+    /// Their type; absent where there were too many.
+    pub(in crate::store) type_name: Option<&'a str>,
+    /// How many.
+    pub(in crate::store) rows: u32,
+}
+
+impl Index {
+    /// One header: its settled row, or a provisional one that counts.
+    pub(in crate::store) fn header(
+        &self,
+        id: MessageId,
+        overlay: &mut dyn Overlay,
+    ) -> Result<Option<Header>, Error> {
+        let set = self.files();
+        for file in set.iter().rev().filter(|file| file.meta().headers.contains(id.0)) {
+            if let Some(header) = file.header(id, overlay)? {
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The headers and the events of a session, in order of their ids.
+    pub(in crate::store) fn session(
+        &self,
+        session: SessionId,
+        overlay: &mut dyn Overlay,
+    ) -> Result<(Vec<Header>, Vec<Event>), Error> {
+        let (mut headers, mut events) = (BTreeMap::new(), BTreeMap::new());
+        let set = self.files();
+        let hash = self.environment().secret.session(session);
+        let may = |file: &&std::sync::Arc<IndexFile>| {
+            let (min, max) = file.meta().sessions;
+            (min..=max).contains(&session.0)
+        };
+        for file in set.iter().rev().filter(may) {
+            file.with_session(hash, session, |header: &Header| Some(header.session), overlay, &mut headers)?;
+            file.with_session(hash, session, |event: &Event| event.session, overlay, &mut events)?;
+        }
+        Ok((headers.into_values().collect(), events.into_values().collect()))
+    }
+
+    /// Where a body is and what it is.
+    pub(in crate::store) fn body(&self, id: BodyId) -> Result<Option<BodyRow>, Error> {
+        let set = self.files();
+        for file in set.iter().rev().filter(|file| file.meta().bodies.contains(id.0)) {
+            if let Some(body) = file.body(id)? {
+                return Ok(Some(body));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl IndexFile {
+    /// Newer files have more; the whole of a segment stands before its parts.
+    pub(super) fn order(&self) -> (u64, u32) {
+        (self.meta().coverage.segment, self.meta().coverage.part)
+    }
+
+    /// Whether its name says what it is.
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        super::file_name(self.meta().coverage.segment, self.meta().coverage.part) == name
+    }
+
+    fn block_of(&self, kind: Kind, id: u64) -> Result<Option<RowBlock>, Error> {
+        self.table(kind).block_of(id).map(|index| self.rows(kind, index)).transpose()
+    }
+
+    fn decode<T: Searched>(&self, block: &RowBlock, place: u32) -> Result<T, Error> {
+        let damaged = || self.damaged(block.offset());
+        let row = block.at(place as usize).ok_or_else(damaged)?;
+        let found = T::decode(block.bytes(row), &self.environment.sealer.vault).map_err(|_| damaged())?;
+        if found.id() == row.id { Ok(found) } else { Err(damaged()) }
+    }
+
+    fn header(&self, id: MessageId, overlay: &mut dyn Overlay) -> Result<Option<Header>, Error> {
+        let Some(block) = self.block_of(Kind::Headers, id.0)? else { return Ok(None) };
+        let Some(place) = block.find(id.0) else { return Ok(None) };
+        let counts = counting(self, Kind::Headers, &block, vec![place], u64::MAX, overlay)?;
+        counts.first().map(|place| self.decode(&block, *place)).transpose()
+    }
+
+    /// The body of an id.
+    pub(in crate::store) fn body(&self, id: BodyId) -> Result<Option<BodyRow>, Error> {
+        let Some(block) = self.block_of(Kind::Bodies, id.0)? else { return Ok(None) };
+        let Some(row) = block.find(id.0).and_then(|place| block.at(place as usize)) else { return Ok(None) };
+        let body = read_body(id.0, block.bytes(row), &self.directory.descriptions);
+        body.map(Some).ok_or_else(|| self.damaged(block.offset()))
+    }
+
+    /// Adds the rows of a session that are not there yet.
+    fn with_session<T: Searched>(
+        &self,
+        hash: u64,
+        wanted: SessionId,
+        session: impl Fn(&T) -> Option<SessionId>,
+        overlay: &mut dyn Overlay,
+        found: &mut BTreeMap<u64, T>,
+    ) -> Result<(), Error> {
+        let table = self.table(T::KIND);
+        let mut rows = Vec::new();
+        self.with_hash(T::KIND, hash, &mut rows)?;
+        let mut rows = rows.as_slice();
+        while let Some(first) = rows.first() {
+            let at = table.fences.partition_point(|fence| fence.first_row <= *first);
+            let block = self.rows(T::KIND, at.saturating_sub(1))?;
+            let end = block.first_row() + block.len() as u32;
+            let (here, rest) = rows.split_at(rows.partition_point(|row| *row < end));
+            if here.is_empty() {
+                return Err(self.damaged(table.hash_offset));
+            }
+            rows = rest;
+            let places = here.iter().map(|row| row.saturating_sub(block.first_row())).collect();
+            for place in counting(self, T::KIND, &block, places, u64::MAX, overlay)? {
+                let row: T = self.decode(&block, place)?;
+                if session(&row) == Some(wanted) {
+                    found.entry(row.id()).or_insert(row);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn scan<T: Searched>(&self, mut each: impl FnMut(T, bool)) -> Result<(), Error> {
+        for index in 0..self.table(T::KIND).fences.len() {
+            let block = self.rows(T::KIND, index)?;
+            for (place, row) in block.iter().enumerate() {
+                each(self.decode(&block, place as u32)?, row.provisional);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every header in order of the ids, and whether it is provisional.
+    pub(in crate::store) fn scan_headers(&self, each: impl FnMut(Header, bool)) -> Result<(), Error> {
+        self.scan(each)
+    }
+
+    /// Every event in order of the ids.
+    pub(in crate::store) fn scan_events(&self, mut each: impl FnMut(Event)) -> Result<(), Error> {
+        self.scan(|event, _| each(event))
+    }
+
+    /// Every body in order of the ids.
+    pub(in crate::store) fn scan_bodies(&self, mut each: impl FnMut(BodyRow)) -> Result<(), Error> {
+        for index in 0..self.table(Kind::Bodies).fences.len() {
+            let block = self.rows(Kind::Bodies, index)?;
+            for row in block.iter() {
+                let body = read_body(row.id, block.bytes(row), &self.directory.descriptions);
+                each(body.ok_or_else(|| self.damaged(block.offset()))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many headers there are of each kind, without reading.
+    pub(in crate::store) fn totals(&self) -> impl Iterator<Item = Total<'_>> {
+        let name = |number: u32| match number {
+            VARIOUS | NOBODY => None,
+            number => self.directory.names.get(number as usize).map(|name| &**name),
+        };
+        self.directory.headers.groups.iter().map(move |group| {
+            let GroupKey { flags, code, names: [source, target, type_name] } = group.key;
+            Total {
+                provisional: flags & PROVISIONAL != 0,
+                kind: if flags & RESPONSE == 0 { header::Kind::Request } else { header::Kind::Response },
+                is_error: flags & IS_ERROR != 0,
+                status: status_of(code).unwrap_or(Status::Created),
+                source: name(source),
+                target: name(target),
+                type_name: name(type_name),
+                rows: group.rows,
+            }
+        })
+    }
+}

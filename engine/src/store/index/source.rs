@@ -1,0 +1,220 @@
+//! Where the rows of a new file come from, in order of their ids: rows collected in memory, and files
+//! written before, whose rows are copied without being decoded.
+
+use super::file::{IndexFile, RowBlock};
+use super::format::{GroupKey, NOBODY, VARIOUS};
+use super::intern::{Groups, Names};
+use super::{Error, Kind};
+use crate::store::codec::{DecodeError, Fields};
+
+/// A row that was dropped: a later one has its id.
+pub(super) const DROPPED: u32 = u32::MAX;
+
+/// Rows collected in memory, in the order they came.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    pub(super) hashes: Vec<(u64, u32)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    id: u64,
+    start: u64,
+    length: u32,
+    group: u32,
+    provisional: bool,
+}
+
+impl Collected {
+    /// Adds a row and gives it its number among those collected.
+    pub(super) fn add(&mut self, id: u64, provisional: bool, group: u32, slices: &[&[u8]]) -> u32 {
+        let start = self.bytes.len();
+        slices.iter().for_each(|slice| self.bytes.extend_from_slice(slice));
+        let length = (self.bytes.len() - start) as u32;
+        self.entries.push(Entry { id, start: start as u64, length, group, provisional });
+        (self.entries.len() - 1) as u32
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.len() + self.entries.len() * size_of::<Entry>() + self.hashes.len() * 16
+    }
+}
+
+/// A row that is next in its source.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Next<'a> {
+    pub(super) id: u64,
+    pub(super) provisional: bool,
+    pub(super) group: u32,
+    /// Its number within the source.
+    pub(super) number: u32,
+    pub(super) bytes: &'a [u8],
+}
+
+/// Rows of one table in order.
+#[derive(Debug)]
+pub(super) enum Source<'a> {
+    Collected {
+        rows: &'a Collected,
+        order: Vec<u32>,
+        next: usize,
+    },
+    Part {
+        file: &'a IndexFile,
+        kind: Kind,
+        groups: Vec<u32>,
+        block: RowBlock,
+        next_block: usize,
+        next: usize,
+    },
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn collected(rows: &'a Collected) -> Self {
+        let mut order: Vec<u32> = (0..rows.entries.len() as u32).collect();
+        let key = |index: &u32| {
+            let entry = rows.entries.get(*index as usize);
+            // Of two rows of one id the settled one counts, else the later: it comes last.
+            entry.map(|entry| (entry.id, !entry.provisional, *index))
+        };
+        if !order.is_sorted_by_key(key) {
+            order.sort_unstable_by_key(key);
+        }
+        let id = |index: &u32| rows.entries.get(*index as usize).map(|entry| entry.id);
+        order.dedup_by(|later, earlier| {
+            let same = id(later) == id(earlier);
+            if same {
+                *earlier = *later;
+            }
+            same
+        });
+        Source::Collected { rows, order, next: 0 }
+    }
+
+    /// Rows of a file; its groups get the numbers they have in the new one.
+    pub(super) fn part(
+        file: &'a IndexFile,
+        kind: Kind,
+        names: &mut Names,
+        groups: &mut Groups,
+    ) -> Result<Self, Error> {
+        let table = file.table(kind);
+        let mut numbers = vec![0; if kind == Kind::Bodies { 0 } else { table.rows as usize }];
+        for group in &table.groups {
+            let known = group.key;
+            let names = known.names.map(|name| match name {
+                VARIOUS | NOBODY => name,
+                name => file.directory.names.get(name as usize).map_or(VARIOUS, |name| names.number(name)),
+            });
+            let number = groups.number(GroupKey { names, ..known });
+            file.members(group, table.rows, |row| {
+                if let Some(slot) = numbers.get_mut(row as usize) {
+                    *slot = number;
+                }
+            })?;
+        }
+        let block = RowBlock::default();
+        let mut source = Source::Part { file, kind, groups: numbers, block, next_block: 0, next: 0 };
+        source.fill()?;
+        Ok(source)
+    }
+
+    /// How many rows there are, dropped ones included.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            Source::Collected { rows, .. } => rows.entries.len(),
+            Source::Part { file, kind, .. } => file.table(*kind).rows as usize,
+        }
+    }
+
+    pub(super) fn peek(&self) -> Option<Next<'_>> {
+        match self {
+            Source::Collected { rows, order, next } => {
+                let number = *order.get(*next)?;
+                let entry = rows.entries.get(number as usize)?;
+                let start = entry.start as usize;
+                let bytes = rows.bytes.get(start..start + entry.length as usize)?;
+                let Entry { id, provisional, group, .. } = *entry;
+                Some(Next { id, provisional, group, number, bytes })
+            }
+            Source::Part { groups, block, next, .. } => {
+                let row = block.at(*next)?;
+                let number = block.first_row() + *next as u32;
+                let group = groups.get(number as usize).copied().unwrap_or_default();
+                Some(Next {
+                    id: row.id,
+                    provisional: row.provisional,
+                    group,
+                    number,
+                    bytes: block.bytes(row),
+                })
+            }
+        }
+    }
+
+    pub(super) fn advance(&mut self) -> Result<(), Error> {
+        match self {
+            Source::Collected { next, .. } | Source::Part { next, .. } => *next += 1,
+        }
+        self.fill()
+    }
+
+    /// Reads the next block when the last one is used up.
+    fn fill(&mut self) -> Result<(), Error> {
+        let Source::Part { file, kind, block, next_block, next, .. } = self else { return Ok(()) };
+        if *next >= block.len() && *next_block < file.table(*kind).fences.len() {
+            *block = file.rows(*kind, *next_block)?;
+            *next_block += 1;
+            *next = 0;
+        }
+        Ok(())
+    }
+
+    /// Every hash with the number of its row in this source.
+    pub(super) fn hashes(&self, mut each: impl FnMut(u64, u32)) -> Result<(), Error> {
+        match self {
+            Source::Collected { rows, .. } => {
+                rows.hashes.iter().for_each(|(hash, row)| each(*hash, *row));
+                Ok(())
+            }
+            Source::Part { file, kind, .. } => file.hashes(*kind, each),
+        }
+    }
+}
+
+/// What is needed of a row without decoding it. Times are microseconds since 1970.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Peeked {
+    pub(super) session: u64,
+    pub(super) created: i64,
+    /// The latest moment in it.
+    pub(super) activity: i64,
+}
+
+/// Session and times of a row in the journal's encoding.
+pub(super) fn peek(kind: Kind, row: &[u8]) -> Result<Peeked, DecodeError> {
+    let (session, created, processed) = match kind {
+        Kind::Headers => (2, 14, 16),
+        Kind::Events => (6, 2, 2),
+        Kind::Bodies => return Ok(Peeked::default()),
+    };
+    let (mut peeked, mut finished) = (Peeked::default(), None);
+    for field in Fields::new(row, 0) {
+        let field = field?;
+        if field.tag == session {
+            peeked.session = field.number()?;
+        } else if field.tag == created {
+            peeked.created = field.number()?.cast_signed();
+        } else if field.tag == processed {
+            finished = Some(field.number()?.cast_signed());
+        }
+    }
+    peeked.activity = finished.map_or(peeked.created, |finished| finished.max(peeked.created));
+    Ok(peeked)
+}
