@@ -263,7 +263,7 @@ fn header(id: u64, sessions: &[u64], random: &mut Random) -> Header {
         session: SessionId(session),
         kind: if response { Kind::Response } else { Kind::Request },
         request_id: response.then(|| MessageId(id - 1)),
-        caused_by: random.one_in(2).then(|| MessageId(session)),
+        caused_by: random.one_in(2).then_some(MessageId(session)),
         resent_from: None,
         source: ItemName::new(format!("source{}", random.below(3))),
         target: (!random.one_in(6)).then(|| ItemName::new(format!("target{}", random.below(3)))),
