@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use septet_engine::config::settings::Log;
 
-use commands::{check, doc, hash_password, items, listen, messages, resend, run, schema, send, test, trace};
+use commands::{
+    check, doc, hash_password, items, listen, messages, replay, resend, run, schema, send, test, trace,
+};
 
 /// HL7 integration engine: nothing lost, order kept, every message traceable and replayable.
 ///
@@ -34,6 +36,7 @@ enum Command {
     Trace(trace::Trace),
     Messages(messages::Messages),
     Resend(resend::Resend),
+    Replay(replay::Replay),
     Items(items::Items),
     Schema(schema::Schema),
     Doc(doc::Doc),
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
             Command::Trace(command) => command.run().await,
             Command::Messages(command) => command.run().await,
             Command::Resend(command) => command.run().await,
+            Command::Replay(command) => command.run().await,
             Command::Items(command) => command.run().await,
             Command::Schema(command) => command.run().await,
             Command::Doc(command) => command.run().await,

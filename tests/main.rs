@@ -13,4 +13,5 @@ mod main_job;
 mod operate;
 mod readme;
 mod relay;
+mod replay;
 mod support;

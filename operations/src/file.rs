@@ -163,6 +163,14 @@ fn content(body: &Body) -> Bytes {
     }
 }
 
+/// Writes a file whole or not at all, durably, with the folders it needs, and never over another: beside
+/// one with other bytes it gets `-1`, `-2` … before its suffix; one with the same bytes is taken for it.
+/// `key` tells leftovers apart. Blocks.
+pub fn write_new(path: &Path, key: &str, content: Bytes) -> io::Result<PathBuf> {
+    let work = Work { path: path.to_owned(), key: key.to_owned(), content, tried_before: true, first: 0 };
+    work.run().map(|number| numbered(path, number))
+}
+
 /// One message to be written, away from the runtime's threads. It may go on after its caller has been
 /// dropped at the stop deadline, beside a second delivery of the same header: both end in one file.
 struct Work {

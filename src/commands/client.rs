@@ -2,9 +2,12 @@
 //! problems are shown.
 
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
+use bytes::Bytes;
 use clap::Args;
-use reqwest::{Method, StatusCode};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Method, Response, StatusCode};
 use serde_json::Value;
 
 use crate::output;
@@ -28,6 +31,8 @@ pub(crate) struct Client {
 pub(crate) enum Failure {
     /// Nobody answers there.
     Unreachable(String),
+    /// There is no such thing (any more).
+    Missing(String),
     /// The API said no.
     Refused(String),
 }
@@ -37,7 +42,7 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let (text, code) = match self {
             Failure::Unreachable(text) => (text, 3),
-            Failure::Refused(text) => (text, 1),
+            Failure::Missing(text) | Failure::Refused(text) => (text, 1),
         };
         eprintln!("error: {text}");
         ExitCode::from(code)
@@ -45,14 +50,19 @@ impl Failure {
 }
 
 impl Client {
-    /// For commands whose own flags swallow these.
-    pub(crate) fn set_url(&mut self, url: String) {
-        self.url = url;
-    }
-
-    /// For commands whose own flags swallow these.
-    pub(crate) fn set_token(&mut self, token: String) {
-        self.token = Some(token);
+    /// Takes a flag of its own that stood among the filters of a command; `false` if it is none.
+    pub(crate) fn take(
+        &mut self,
+        name: &str,
+        value: impl FnOnce() -> Result<String, String>,
+    ) -> Result<bool, String> {
+        match name {
+            "json" => self.json = true,
+            "url" => self.url = value()?,
+            "token" => self.token = Some(value()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// GET.
@@ -65,6 +75,14 @@ impl Client {
         self.ask(Method::POST, path, &[], Some(body)).await
     }
 
+    /// GET of bytes; with their content type.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<(String, Bytes), Failure> {
+        let answer = self.answer(Method::GET, path, &[], None).await?;
+        let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or("").to_owned();
+        Ok((content_type, answer.bytes().await.map_err(broken)?))
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -72,12 +90,26 @@ impl Client {
         query: &[(String, String)],
         body: Option<&Value>,
     ) -> Result<Value, Failure> {
-        let url = format!("{}{path}", self.url.trim_end_matches('/'));
-        let client = reqwest::Client::builder()
-            .no_proxy()
-            .build()
-            .map_err(|error| Failure::Unreachable(error.to_string()))?;
-        let mut request = client.request(method, &url).query(query);
+        let text = self.answer(method, path, query, body).await?.text().await.map_err(broken)?;
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+    }
+
+    /// A positive answer; anything else is a failure with the API's reason.
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(String, String)],
+        body: Option<&Value>,
+    ) -> Result<Response, Failure> {
+        static HTTP: OnceLock<Result<reqwest::Client, String>> = OnceLock::new();
+        let http = HTTP.get_or_init(|| {
+            let built = reqwest::Client::builder().no_proxy().build();
+            built.map_err(|error| error.to_string())
+        });
+        let http = http.as_ref().map_err(|error| Failure::Unreachable(error.clone()))?;
+        let mut request =
+            http.request(method, format!("{}{path}", self.url.trim_end_matches('/'))).query(query);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
@@ -91,20 +123,27 @@ impl Client {
             ))
         })?;
         let status = answer.status();
-        let text =
-            answer.text().await.map_err(|error| Failure::Unreachable(error.without_url().to_string()))?;
-        if status == StatusCode::UNAUTHORIZED {
-            return Err(Failure::Refused(
-                "the API wants an account: give --token or SEPTET_TOKEN".to_owned(),
-            ));
-        }
-        let value: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
         if status.is_success() {
-            return Ok(value);
+            return Ok(answer);
         }
-        let detail = value.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
-        Err(Failure::Refused(format!("{status}: {detail}")))
+        if status == StatusCode::UNAUTHORIZED {
+            let text = "the API wants an account: give --token or SEPTET_TOKEN";
+            return Err(Failure::Refused(text.to_owned()));
+        }
+        let text = answer.text().await.map_err(broken)?;
+        let problem: Value = serde_json::from_str(&text).unwrap_or(Value::Null);
+        let detail = problem.get("detail").and_then(Value::as_str).unwrap_or("no reason given");
+        let text = format!("{status}: {detail}");
+        Err(match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Failure::Missing(text),
+            _ => Failure::Refused(text),
+        })
     }
+}
+
+/// The answer broke off.
+fn broken(error: reqwest::Error) -> Failure {
+    Failure::Unreachable(error.without_url().to_string())
 }
 
 /// A field as text; absent and null are empty.

@@ -1,22 +1,28 @@
-//! `septet messages`: the list of messages, newest first, with the API's filters as flags.
+//! `septet messages`: the list of messages, newest first, with the API's filters as flags; or their export.
 
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 
 use super::client::{Client, Failure, print_json, table, text};
+use super::{export, filters};
 use crate::output::line;
 
-/// Lists messages, newest first.
+/// Lists messages, newest first, or exports them.
 ///
 /// Filters are the API's: --status suspended,error --target vendor --type 'ORU^R01' --control-id X
 /// --session N --source lis --kind request --key.mrn 12345 --from 2026-03-01T00:00:00Z --to … --q TEXT
 /// --limit N --cursor N --keys true
+///
+/// --export DEST writes all that match (or --limit N of them) with their bodies: into a folder (there
+/// already, or written with a slash at its end) one file for each, ID-CONTROLID.hl7, the bytes as they
+/// arrived; into any other file, or to standard output with -, one line of JSON for each. Nothing that is
+/// there is overwritten. Every message exported counts as viewed in the audit.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Messages {
     #[command(flatten)]
     client: Client,
-    /// `--NAME VALUE` pairs with the API's names.
+    /// `--NAME VALUE` pairs with the API's names; `--export DEST`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FILTERS")]
     filters: Vec<String>,
 }
@@ -24,49 +30,28 @@ pub(crate) struct Messages {
 impl Messages {
     /// Runs the command.
     pub(crate) async fn run(mut self) -> ExitCode {
-        let filters = match self.read_filters() {
+        let mut destination = None;
+        let read = filters::read(&self.filters, &mut self.client, |name, value| {
+            if name != "export" {
+                return Ok(false);
+            }
+            destination = Some(value()?);
+            Ok(true)
+        });
+        let filters = match read {
             Ok(filters) => filters,
             Err(text) => {
-                eprintln!("error: {text}");
+                crate::output::error(text);
                 return ExitCode::from(2);
             }
         };
+        if let Some(destination) = destination {
+            return export::run(&self.client, filters, &destination).await;
+        }
         match self.show(filters).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => failure.report(),
         }
-    }
-
-    /// The pairs; flags of the client may stand among them.
-    fn read_filters(&mut self) -> Result<Map<String, Value>, String> {
-        let mut filters = Map::new();
-        let mut words = self.filters.iter();
-        while let Some(word) = words.next() {
-            let name = word.strip_prefix("--").ok_or_else(|| format!("{word}: filters are --NAME VALUE"))?;
-            let (name, value) = match name.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (name, None),
-            };
-            if name == "json" && value.is_none() {
-                self.client.json = true;
-                continue;
-            }
-            let value = match value.or_else(|| words.next().cloned()) {
-                Some(value) => value,
-                None => return Err(format!("--{name} needs a value")),
-            };
-            match name {
-                "url" => self.client.set_url(value),
-                "token" => self.client.set_token(value),
-                name if name.starts_with("key.") => {
-                    filters.insert(name.to_owned(), Value::from(value));
-                }
-                name => {
-                    filters.insert(name.replace('-', "_"), Value::from(value));
-                }
-            }
-        }
-        Ok(filters)
     }
 
     async fn show(&self, filters: Map<String, Value>) -> Result<(), Failure> {

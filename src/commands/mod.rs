@@ -3,10 +3,13 @@
 pub(crate) mod check;
 mod client;
 pub(crate) mod doc;
+mod export;
+mod filters;
 pub(crate) mod hash_password;
 pub(crate) mod items;
 pub(crate) mod listen;
 pub(crate) mod messages;
+pub(crate) mod replay;
 pub(crate) mod resend;
 pub(crate) mod run;
 pub(crate) mod schema;

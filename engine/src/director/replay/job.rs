@@ -16,6 +16,9 @@ use crate::store::{Class, Op, StoreFailed, Transaction, Unavailable};
 /// Batches a second: often enough for a smooth rate, seldom enough for few syncs.
 const BATCHES: u32 = 20;
 
+/// How much lateness of a batch the next ones make up for.
+const CATCH_UP: SignedDuration = SignedDuration::from_millis(200);
+
 /// Takes a replay out of those at work, however its task ends.
 struct Leaving<'a> {
     engine: &'a Engine,
@@ -119,8 +122,9 @@ impl Engine {
                     () = handle.stop.cancelled() => return Ok(false),
                     () = clock.until(due) => {}
                 }
-                // A batch that was late lets nobody hurry afterwards.
-                due = after(due.max(clock.now()), batch.len(), replay.rate);
+                // What was late by more than this is not made up for by a burst.
+                let earliest = clock.now().saturating_sub(CATCH_UP).unwrap_or(Timestamp::MIN);
+                due = after(due.max(earliest), batch.len(), replay.rate);
                 if !self.send_batch(replay, batch, handle).await? {
                     return Ok(false);
                 }
