@@ -28,8 +28,9 @@ use crate::hl7_mllp::{MatchAck, judge};
 use crate::http_client::{PeerPlan, Reply, Secrets};
 use crate::http_operation::{Dialogue, HttpFactory};
 use crate::http_reply::{answered, with_words};
-use crate::http_settings::{OauthUse, check_clear_text, check_peer};
+use crate::http_settings::{check_clear_text, check_peer};
 use crate::http_template::{Known, check_headers, check_template, fill_headers, has_credential, unsuitable};
+use crate::oauth_use::OauthUse;
 use crate::template::{Place, Source, Template};
 
 /// The class, for the table.
@@ -49,7 +50,7 @@ struct Settings {
     /// `{id} {session} {control_id} {date} {time}` something of its header.
     url: String,
     /// The OAuth client whose token goes with every request: its name, or `{ client, placement }` with
-    /// placement `header` (the default) or `query`.
+    /// placement `header` (the default) or `query`. `{MSH-4}` in the name takes it from the message.
     oauth: Option<OauthUse>,
     /// The content type that messages are sent with.
     #[serde(default = "hl7")]
@@ -75,9 +76,10 @@ fn hl7() -> String {
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
     let peer = check_peer(build, &settings.url, settings.oauth.as_ref(), settings.tls.as_ref());
-    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
-    let right = placement != Some(Placement::Body);
-    if !right {
+    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement(build.names));
+    let mut right = settings.oauth.as_ref().is_none_or(|oauth| oauth.fits(build, Known::Hl7));
+    if placement == Some(Placement::Body) {
+        right = false;
         let text = "placement = \"body\" sends a form, which an HL7 message cannot be";
         let suggestion = Some("use placement = \"header\"".to_owned());
         build.error("S0335", &[At::Key("oauth"), At::Key("placement")], text, suggestion);
@@ -99,7 +101,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let token = settings.oauth.is_some().then_some("an OAuth token");
     let secret = token.or(credentials.then_some("a secret"));
     check_clear_text(build, &url, secret, settings.allow_plain_http);
-    let oauth: Vec<String> = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
+    let oauth: Vec<String> = settings.oauth.iter().flat_map(|oauth| oauth.clients(build.names)).collect();
     let plan = Plan {
         url: template?,
         peer,
@@ -326,8 +328,7 @@ mod tests {
             "partner.example:443 answered HTTP 502 Bad Gateway without an acknowledgement"
         );
         let busy = || (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "3")]).into_response();
-        let Ok(Outcome::Replied { code, retry_after, .. }) = send(busy).await.result else { panic!() };
-        assert_eq!((code.as_str(), retry_after.unwrap().as_secs()), ("fault", 3));
+        assert_eq!(send(busy).await.result.unwrap_err().retry_after, Some(Duration::from_secs(3)));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use septet_engine::host::{HostFault, OperationContext, OperationError};
 use septet_engine::token::{AccessToken, NoToken, Placement};
 use zeroize::Zeroizing;
 
-use crate::http_settings::OauthUse;
+use crate::oauth_use::OauthPlan;
 
 /// The largest reply that is read.
 pub(crate) const MAX_REPLY: usize = 64 << 20;
@@ -63,7 +63,7 @@ pub(crate) struct Peer {
     tls: Option<ClientTls>,
     /// `host:port`, for texts.
     pub(crate) name: String,
-    oauth: Option<OauthUse>,
+    oauth: Option<OauthPlan>,
     idempotency_header: HeaderName,
 }
 
@@ -71,7 +71,7 @@ pub(crate) struct Peer {
 pub(crate) struct PeerPlan {
     /// `host:port`, for texts.
     pub(crate) name: String,
-    pub(crate) oauth: Option<OauthUse>,
+    pub(crate) oauth: Option<OauthPlan>,
     pub(crate) tls: Option<ClientTls>,
     pub(crate) idempotency_header: HeaderName,
 }
@@ -145,8 +145,8 @@ impl Peer {
         self.send(cx, Some(&token), &make).await
     }
 
-    async fn token(&self, cx: &OperationContext, oauth: &OauthUse) -> Result<AccessToken, OperationError> {
-        let token = cx.runtime.tokens.token(&oauth.client, cx.item.as_str()).await;
+    async fn token(&self, cx: &OperationContext, oauth: &OauthPlan) -> Result<AccessToken, OperationError> {
+        let token = cx.runtime.tokens.token(&oauth.client(cx)?, cx.item.as_str()).await;
         token.map_err(|NoToken { fault, not_before }| {
             let text = format!("no token: {}: {}", fault.code, fault.text);
             let mut error = OperationError::fault("oauth", text);
@@ -194,7 +194,7 @@ impl Peer {
         token: Option<&AccessToken>,
         headers: &mut HeaderMap,
     ) -> Result<(), OperationError> {
-        if let (Some(token), Some(OauthUse { placement: Placement::Header, .. })) = (token, &self.oauth) {
+        if let (Some(token), Some(OauthPlan { placement: Placement::Header, .. })) = (token, &self.oauth) {
             let bearer = Zeroizing::new(format!("Bearer {}", token.secret.as_str()));
             let mut value = HeaderValue::from_str(&bearer).map_err(|_| {
                 let text = format!("the token of OAuth client {} cannot stand in a header", token.client);

@@ -1,83 +1,14 @@
-//! Settings that all operations over HTTP share, and what `check` says of them: the URL, the OAuth client and
-//! where its token goes, TLS, the idempotency header, and that no token crosses a network in clear.
-
-use std::borrow::Cow;
-use std::fmt;
+//! Settings that all operations over HTTP share, and what `check` says of them: the URL, TLS, the idempotency
+//! header, and that no token crosses a network in clear. The OAuth client is in [`crate::oauth_use`].
 
 use reqwest::header::HeaderName;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use septet_engine::client_tls;
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ClientTls;
-use septet_engine::token::Placement;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use url::{Host, Url};
 
 use crate::http_client::PeerPlan;
-
-/// `oauth = "name"` or `oauth = { client = "name", placement = "header" }`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct OauthUse {
-    pub(crate) client: String,
-    pub(crate) placement: Placement,
-}
-
-const PLACEMENTS: [(&str, Placement); 3] =
-    [("header", Placement::Header), ("body", Placement::Body), ("query", Placement::Query)];
-
-impl<'de> Deserialize<'de> for OauthUse {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameOrTable;
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = OauthUse;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the name of an OAuth client, or { client = \"name\", placement = \"header\" }")
-            }
-            fn visit_str<E: de::Error>(self, client: &str) -> Result<OauthUse, E> {
-                Ok(OauthUse { client: client.to_owned(), placement: Placement::Header })
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OauthUse, A::Error> {
-                let (mut client, mut placement) = (None, Placement::Header);
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "client" => client = Some(map.next_value()?),
-                        "placement" => {
-                            let name = map.next_value::<String>()?;
-                            let known = PLACEMENTS.iter().find(|(known, _)| *known == name);
-                            placement = known.map(|(_, placement)| *placement).ok_or_else(|| {
-                                de::Error::unknown_variant(&name, &["header", "body", "query"])
-                            })?;
-                        }
-                        other => return Err(de::Error::unknown_field(other, &["client", "placement"])),
-                    }
-                }
-                let client = client.ok_or_else(|| de::Error::missing_field("client"))?;
-                Ok(OauthUse { client, placement })
-            }
-        }
-        deserializer.deserialize_any(NameOrTable)
-    }
-}
-
-impl JsonSchema for OauthUse {
-    fn inline_schema() -> bool {
-        true
-    }
-    fn schema_name() -> Cow<'static, str> {
-        "OauthUse".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [
-            { "type": "string", "description": "The name of an OAuth client." },
-            { "type": "object",
-              "properties": {
-                  "client": { "type": "string", "description": "The name of an OAuth client." },
-                  "placement": { "type": "string", "enum": ["header", "body", "query"], "default": "header",
-                                 "description": "Where the token goes (RFC 6750 §2)." } },
-              "required": ["client"], "additionalProperties": false },
-        ] })
-    }
-}
+use crate::oauth_use::OauthUse;
 
 /// Checks what all operations over HTTP have: `url`, `oauth`, `tls`, `idempotency_header`. Everything that is
 /// wrong is reported.
@@ -89,11 +20,11 @@ pub(crate) fn check_peer(
 ) -> Option<(Url, PeerPlan)> {
     let url = check_url(build, url);
     check_tls(build, tls);
-    let known = oauth.is_none_or(|oauth| build.oauth_client(&[At::Key("oauth")], &oauth.client));
+    let (wanted, oauth) = (oauth.is_some(), oauth.and_then(|oauth| oauth.plan(build)));
     let idempotency_header = check_idempotency_header(build);
     let (url, idempotency_header) = (url?, idempotency_header?);
-    let plan =
-        PeerPlan { name: peer_name(&url), oauth: oauth.cloned(), tls: tls.cloned(), idempotency_header };
+    let known = oauth.is_some() == wanted;
+    let plan = PeerPlan { name: peer_name(&url), oauth, tls: tls.cloned(), idempotency_header };
     known.then_some((url, plan))
 }
 

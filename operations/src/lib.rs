@@ -11,6 +11,7 @@ mod http_operation;
 mod http_reply;
 mod http_settings;
 mod http_template;
+mod oauth_use;
 pub mod rest;
 pub mod template;
 #[cfg(test)]

@@ -27,8 +27,9 @@ use serde::Deserialize;
 
 use crate::http_client::{PeerPlan, Reply, Secrets};
 use crate::http_operation::{Dialogue, HttpFactory};
-use crate::http_settings::{OauthUse, check_clear_text, check_peer};
+use crate::http_settings::{check_clear_text, check_peer};
 use crate::http_template::{Known, UNDECLARED, check_headers, check_template, has_credential, has_secret};
+use crate::oauth_use::OauthUse;
 use crate::template::Template;
 
 /// The class.
@@ -120,7 +121,7 @@ struct RequestPlan {
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
     let peer = check_peer(build, &settings.url, settings.oauth.as_ref(), settings.tls.as_ref());
-    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
+    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement(build.names));
     let mut whole = true;
     if placement == Some(Placement::Body) {
         let text = "placement = \"body\" sends a form, which a FHIR resource cannot be";
@@ -146,7 +147,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let mut requests = BTreeMap::new();
     let mut secret = settings.oauth.is_some().then_some("an OAuth token");
     for (name, request) in settings.requests.iter() {
-        match request_plan(build, placement, name, request) {
+        match request_plan(build, settings.oauth.as_ref(), name, request) {
             Some(plan) => drop(requests.insert(name.to_owned(), plan)),
             None => whole = false,
         }
@@ -157,7 +158,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let (url, peer) = peer?;
     check_clear_text(build, &url, secret, settings.allow_plain_http);
     let facts = Facts {
-        oauth: settings.oauth.iter().map(|oauth| oauth.client.clone()).collect(),
+        oauth: settings.oauth.iter().flat_map(|oauth| oauth.clients(build.names)).collect(),
         replies: Some(Family::Http),
         answers: true,
         ..Facts::default()
@@ -169,7 +170,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
 
 fn request_plan(
     build: &mut Build<'_>,
-    placement: Option<Placement>,
+    oauth: Option<&OauthUse>,
     name: &str,
     request: &RequestSettings,
 ) -> Option<RequestPlan> {
@@ -186,6 +187,8 @@ fn request_plan(
         Known::Declared(declared) => check_resource(build, &place("resource"), declared, request),
         Known::Open => true,
     };
+    whole &= oauth.is_none_or(|oauth| oauth.fits(build, known));
+    let placement = oauth.map(|oauth| oauth.placement(build.names));
     let interaction = request.interaction;
     let conditions = [
         ("if_none_exist", request.if_none_exist.is_some(), Interaction::Create),

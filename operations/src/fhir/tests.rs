@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::{Fhir, Interaction, RequestPlan};
 use crate::http_client::PeerPlan;
 use crate::http_operation::HttpOperation;
-use crate::http_settings::OauthUse;
+use crate::oauth_use::OauthPlan;
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, record, runtime};
 use crate::testing_http::{Seen, Tokens, Vendor};
@@ -53,7 +53,7 @@ async fn send(
         requests: [(body.type_name().to_owned(), plan)].into(),
         peer: PeerPlan {
             name: "fhir.example:443".into(),
-            oauth: Some(OauthUse { client: "fhir".into(), placement: Placement::Header }),
+            oauth: Some(OauthPlan::named("fhir", Placement::Header)),
             tls: None,
             idempotency_header: "idempotency-key".parse().unwrap(),
         },

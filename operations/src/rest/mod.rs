@@ -26,8 +26,9 @@ use serde::Deserialize;
 use crate::http_client::{PeerPlan, Reply, Secrets};
 use crate::http_operation::{Dialogue, HttpFactory};
 use crate::http_reply;
-use crate::http_settings::{OauthUse, check_clear_text, check_peer};
+use crate::http_settings::{check_clear_text, check_peer};
 use crate::http_template::{Known, UNDECLARED, check_headers, check_template, has_credential, has_secret};
+use crate::oauth_use::OauthUse;
 use crate::template::Template;
 
 /// The class.
@@ -46,7 +47,8 @@ struct Settings {
     /// The URL before every request's `path`; the two are concatenated.
     url: String,
     /// The OAuth client whose token goes with every request: its name, or `{ client, placement }` with
-    /// placement `header` (the default), `body` (a form field `access_token`) or `query`.
+    /// placement `header` (the default), `body` (a form field `access_token`) or `query`. `{field}` in the name
+    /// takes it from the message: a token for each tenant.
     oauth: Option<OauthUse>,
     /// Message type → HTTP request. Message types of HL7 messages are written `"ORU^R01"`.
     requests: Ordered<RequestSettings>,
@@ -140,7 +142,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     if errors > before {
         return None;
     }
-    let oauth = settings.oauth.iter().map(|oauth| oauth.client.clone()).collect();
+    let oauth = settings.oauth.iter().flat_map(|oauth| oauth.clients(build.names)).collect();
     let rest = Rest { requests, peer };
     let facts = Facts { oauth, replies: Some(Family::Http), answers: true, ..Facts::default() };
     Some(Built { factory: HttpFactory::of(rest), facts })
@@ -181,7 +183,8 @@ fn request_plan(
         build.error("S0335", &place("body"), text, None);
         whole = false;
     }
-    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement);
+    whole &= settings.oauth.as_ref().is_none_or(|oauth| oauth.fits(build, known));
+    let placement = settings.oauth.as_ref().map(|oauth| oauth.placement(build.names));
     if placement == Some(Placement::Body) {
         let possible = !bodiless && !matches!(known, Known::Hl7) && request.body != Some(BodyKind::None);
         if !possible || matches!(request.body, Some(BodyKind::Json | BodyKind::Raw)) {

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 use super::{BodyKind, RequestPlan, Rest};
 use crate::http_client::PeerPlan;
 use crate::http_operation::HttpOperation;
-use crate::http_settings::OauthUse;
+use crate::oauth_use::OauthPlan;
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, hl7, runtime};
 use crate::testing_http::{Seen, Tokens, Vendor};
@@ -67,7 +67,7 @@ impl Setup {
             reply: self.reply.map(str::to_owned),
             placement: self.placement,
         };
-        let oauth = self.placement.map(|placement| OauthUse { client: "vendor".into(), placement });
+        let oauth = self.placement.map(|placement| OauthPlan::named("vendor", placement));
         let rest = Rest {
             requests: [(type_name.to_owned(), plan)].into(),
             peer: PeerPlan {
