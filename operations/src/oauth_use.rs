@@ -59,7 +59,8 @@ impl OauthUse {
 
     /// Where the token goes: as written here, else as its client says.
     pub(crate) fn placement(&self, names: &Names) -> Placement {
-        let of_clients = || self.clients(names).iter().find_map(|client| names.placements.get(client).copied());
+        let of_clients =
+            || self.clients(names).iter().find_map(|client| names.placements.get(client).copied());
         self.placement.or_else(of_clients).unwrap_or_default()
     }
 
@@ -75,11 +76,13 @@ impl OauthUse {
         let template = Template::parse(&self.client).ok()?;
         let clients = self.clients(build.names);
         if clients.is_empty() {
-            let text = format!("there is no OAuth client whose name begins with \"{}\"", template.literal_start());
+            let text =
+                format!("there is no OAuth client whose name begins with \"{}\"", template.literal_start());
             build.error("S0204", at, text, None);
             return None;
         }
-        let differs = |client: &String| build.names.placements.get(client).is_some_and(|own| *own != placement);
+        let differs =
+            |client: &String| build.names.placements.get(client).is_some_and(|own| *own != placement);
         if self.placement.is_none() && clients.iter().any(differs) {
             let text = "the clients that a message may name put their tokens in different places";
             build.error("S0335", at, text, Some("say placement = \"header\" here".to_owned()));
