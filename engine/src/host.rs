@@ -334,8 +334,8 @@ pub struct OperationError {
     pub disposition: Disposition,
     /// What happened.
     pub fault: Fault,
-    /// Trying again sooner is in vain: the peer's `Retry-After`, or an OAuth client that waits.
-    pub retry_after: Option<Duration>,
+    /// Trying again within so many seconds is in vain: an OAuth client waits.
+    pub retry_after: Option<u32>,
 }
 
 /// What an operation's error means for the message.
@@ -352,6 +352,13 @@ impl OperationError {
     pub fn fault(code: impl Into<String>, text: impl Into<String>) -> Self {
         let fault = Fault::new("call", code, text);
         OperationError { disposition: Disposition::ByCode("fault"), fault, retry_after: None }
+    }
+
+    /// The same, with a wait before which trying again is in vain.
+    pub fn after(mut self, wait: Option<Duration>) -> Self {
+        let seconds = |wait: Duration| wait.as_millis().div_ceil(1000).try_into().unwrap_or(u32::MAX);
+        self.retry_after = wait.map(seconds);
+        self
     }
 
     /// The message cannot be sent as it is.

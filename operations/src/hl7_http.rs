@@ -205,7 +205,14 @@ fn outcome(
         None => {
             let text = format!("{} without an acknowledgement", answered(reply.status, peer));
             let fault = with_words(Fault::new("call", format!("{:03}", reply.status), text), reply);
-            return Err(OperationError { disposition: Disposition::ByCode("fault"), fault, retry_after });
+            if retry_after.is_none() {
+                return Err(OperationError {
+                    disposition: Disposition::ByCode("fault"),
+                    fault,
+                    retry_after: None,
+                });
+            }
+            ("fault".to_owned(), None, Some(fault))
         }
     };
     Ok(Outcome::Replied { code, body, fault, retry_after })
@@ -328,7 +335,8 @@ mod tests {
             "partner.example:443 answered HTTP 502 Bad Gateway without an acknowledgement"
         );
         let busy = || (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "3")]).into_response();
-        assert_eq!(send(busy).await.result.unwrap_err().retry_after, Some(Duration::from_secs(3)));
+        let Ok(Outcome::Replied { code, retry_after, .. }) = send(busy).await.result else { panic!() };
+        assert_eq!((code.as_str(), retry_after.unwrap().as_secs()), ("fault", 3));
     }
 
     #[tokio::test]

@@ -152,9 +152,7 @@ impl Peer {
             let mut error = OperationError::fault("oauth", text);
             error.fault.detail = fault.detail;
             let now = cx.runtime.clock.now();
-            error.retry_after =
-                not_before.and_then(|moment| Duration::try_from(moment.duration_since(now)).ok());
-            error
+            error.after(not_before.and_then(|moment| Duration::try_from(moment.duration_since(now)).ok()))
         })
     }
 

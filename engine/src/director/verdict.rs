@@ -55,6 +55,7 @@ pub(super) fn judge(outcome: Result<Outcome, OperationError>, actions: &ReplyAct
                 Disposition::ByCode(code) => actions.action(code),
                 Disposition::Suspend => Action::Suspend,
             };
+            let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds.into()));
             Verdict { action, code: fault.code.clone(), fault: Some(fault), body: None, retry_after }
         }
     }
