@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::tz::TimeZone;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
@@ -106,9 +107,17 @@ impl HostFault {
 // === Services ===
 
 /// Makes the host of one configured service. Kept by the plan; called again after every fault or restart.
+#[async_trait]
 pub trait ServiceFactory: Send + Sync + fmt::Debug {
     /// A new, unbound host.
     fn create(&self) -> Box<dyn BusinessService>;
+
+    /// Carries out what operators may ask of the running service beyond start and stop, for example `rotate`
+    /// of an authorization server, on behalf of `who`, and says what came of it. Durable when it returns.
+    /// `None`: the class knows no such order.
+    async fn order(&self, _order: &str, _who: Option<&str>) -> Option<Result<Value, HostFault>> {
+        None
+    }
 }
 
 /// Brings messages in.

@@ -193,7 +193,10 @@ fn hex(bytes: &[u8]) -> String {
 fn needed(method: &Method, path: &str) -> Role {
     if method == Method::GET || method == Method::HEAD || path == "/api/v1/messages/search" {
         Role::Viewer
-    } else if path == "/api/v1/production/reload" || path == "/api/v1/purge" {
+    } else if path == "/api/v1/production/reload"
+        || path == "/api/v1/purge"
+        || (path.starts_with("/api/v1/oauth/") && path.ends_with("/rotate"))
+    {
         Role::Admin
     } else {
         Role::Operator

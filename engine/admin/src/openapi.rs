@@ -37,6 +37,7 @@ use crate::api;
         api::queues::list,
         api::oauth::list,
         api::oauth::refresh,
+        api::rotate::rotate,
         api::events::list,
         api::events::show,
     )
@@ -85,6 +86,7 @@ mod tests {
             "/api/v1/queues",
             "/api/v1/oauth",
             "/api/v1/oauth/{name}/refresh",
+            "/api/v1/oauth/{name}/rotate",
             "/api/v1/events",
             "/api/v1/events/{id}",
             "/api/v1/purge",

@@ -19,7 +19,7 @@ use crate::director::{orphans, watch};
 use crate::host::{Keep, KeepFamily};
 use crate::id::ItemName;
 use crate::process::LaneServices;
-use crate::registry::ItemKind;
+use crate::registry::{Factory, ItemKind};
 use crate::store::Store;
 
 /// How long items that have reached the deadline may take to be dropped.
@@ -211,6 +211,23 @@ impl Engine {
         found.stop(who, self.plan().production.shutdown_timeout).await;
         found.start(who).await;
         Ok(())
+    }
+
+    /// Asks a running service for what only its class can do ([`crate::host::ServiceFactory::order`]).
+    pub async fn order_item(
+        &self,
+        item: &str,
+        order: &str,
+        who: Option<&str>,
+    ) -> Result<serde_json::Value, ControlError> {
+        let found = self.find(item)?;
+        let unknown = || ControlError::NotAllowed(format!("{item} is no item that can {order}"));
+        let Factory::Service(factory) = &found.routed.plan.built.factory else { return Err(unknown()) };
+        let done = factory.order(order, who).await.ok_or_else(unknown)?;
+        done.map_err(|fault| match fault.code.as_str() {
+            "store" => ControlError::Unavailable(fault.text),
+            _ => ControlError::NotAllowed(fault.text),
+        })
     }
 
     async fn remember(&self, item: &Item, control: Control) -> Result<(), ControlError> {

@@ -1,40 +1,42 @@
-//! What the server answers: its routes, key set and discovery documents (RFC 8414, OpenID Connect Discovery),
-//! as an [`axum::Router`] that any listener can serve.
+//! The running server: its state, and its routes as an [`axum::Router`] that any listener can serve.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use aws_lc_rs::rand;
+use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, PRAGMA, WWW_AUTHENTICATE,
-};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::HeaderMap;
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use bytes::Bytes;
 use jiff::Timestamp;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::event_limit::EventLimit;
-use septet_engine::host::{KeepFamily, ServiceContext};
-use septet_engine::store::StoreFailed;
-use serde_json::{Value, json};
+use septet_engine::host::{HostFault, ServiceContext};
+use serde_json::Value;
 
-use super::assertion::SeenAssertions;
-use super::clients::{Client, Grant, OPENID};
+use super::checked::Checked;
+use super::clients::Client;
+use super::form::Forms;
 use super::grants::Grants;
-use super::keys::Keys;
-use super::token::{ErrorCode, Parameters, TokenError};
+use super::guesses::Guesses;
+use super::keys::{KeyStore, Keys};
+use super::registration::Registered;
+use super::remembered::Remembered;
+use super::request::by_post;
 use super::users::Door;
-use super::{Checked, authorize};
-use crate::bodies::{Unread, closing, read_body};
+use super::{assertion, authenticate, authorize, discovery, inspect, kept, registration, token};
+use crate::bodies::{Unread, read_body};
 
 /// Token requests are small.
 const BODY_LIMIT: u64 = 64 * 1024;
 /// And quick.
 const BODY_TIME: Duration = Duration::from_secs(30);
+/// Revocations remembered at most.
+const REVOKED: usize = 100_000;
 
 /// One running authorization server. Cheap to clone.
 #[derive(Clone)]
@@ -42,11 +44,19 @@ pub(super) struct Server(Arc<Inner>);
 
 struct Inner {
     settings: Arc<Checked>,
-    keys: Keys,
     cx: ServiceContext,
-    seen: Mutex<SeenAssertions>,
+    keys: RwLock<Arc<Keys>>,
+    /// One rotation at a time.
+    rotating: AtomicBool,
     grants: Mutex<Grants>,
+    /// Ids of access tokens and tags of grants that count no more.
+    revoked: Mutex<Remembered>,
+    /// Ids of assertions that have been used.
+    seen: Mutex<Remembered>,
+    registered: Mutex<Registered>,
     door: Door,
+    guesses: Guesses,
+    forms: Forms,
     noted: EventLimit,
 }
 
@@ -58,64 +68,129 @@ impl fmt::Debug for Server {
 
 impl Server {
     /// A server over what is kept of earlier runs.
-    pub(super) fn new(settings: Arc<Checked>, keys: Keys, cx: ServiceContext) -> Self {
+    pub(super) async fn open(
+        settings: Arc<Checked>,
+        keys: Keys,
+        cx: ServiceContext,
+    ) -> Result<Self, HostFault> {
         let now = cx.runtime.clock.now();
-        let prefix = refresh_prefix(&cx);
-        let mut grants = Grants::default();
-        for (key, value) in cx.runtime.keep.scan(KeepFamily::Service, &prefix) {
-            grants.restore(key.strip_prefix(&prefix).unwrap_or_default(), &value, now);
+        let (mut grants, second) = (Grants::default(), now.as_second());
+        kept::restore(&cx, kept::CODE, |id, value| grants.restore_code(id, value, second)).await?;
+        kept::restore(&cx, kept::FAMILY, |id, value| grants.restore_family(id, value, second)).await?;
+        let mut revoked = Remembered::new(REVOKED);
+        kept::restore(&cx, kept::REVOKED, |id, value| revoked.restore(id, value, second)).await?;
+        let mut seen = Remembered::new(assertion::SEEN);
+        kept::restore(&cx, kept::SEEN, |id, value| seen.restore(id, value, second)).await?;
+        let mut registered = Registered::default();
+        if let Some(rules) = &settings.registration {
+            kept::restore(&cx, kept::CLIENT, |id, value| registered.restore(id, value, rules)).await?;
         }
-        let grants = Mutex::new(grants);
-        let noted = EventLimit::new(now);
-        Server(Arc::new(Inner {
+        let random = || {
+            let mut key = vec![0; 32];
+            rand::fill(&mut key).ok().map(|()| key)
+        };
+        let forms = Forms::new(cx.item.as_str(), &kept::keep_once(&cx, "forms", random).await?);
+        Ok(Server(Arc::new(Inner {
+            door: Door::new(&settings.users),
             settings,
-            keys,
+            keys: RwLock::new(Arc::new(keys)),
+            rotating: AtomicBool::new(false),
+            grants: Mutex::new(grants),
+            revoked: Mutex::new(revoked),
+            seen: Mutex::new(seen),
+            registered: Mutex::new(registered),
+            guesses: Guesses::new(0, authenticate::GUESSES),
+            forms,
+            noted: EventLimit::new(now),
             cx,
-            seen: Mutex::default(),
-            grants,
-            door: Door::default(),
-            noted,
-        }))
+        })))
     }
 
     pub(super) fn settings(&self) -> &Checked {
         &self.0.settings
     }
 
-    pub(super) fn keys(&self) -> &Keys {
-        &self.0.keys
+    pub(super) fn cx(&self) -> &ServiceContext {
+        &self.0.cx
+    }
+
+    pub(super) fn keys(&self) -> Arc<Keys> {
+        self.0.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn now(&self) -> Timestamp {
         self.0.cx.runtime.clock.now()
     }
 
-    pub(super) fn seen(&self) -> MutexGuard<'_, SeenAssertions> {
+    pub(super) fn grants(&self) -> MutexGuard<'_, Grants> {
+        self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn revoked(&self) -> MutexGuard<'_, Remembered> {
+        self.0.revoked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn seen(&self) -> MutexGuard<'_, Remembered> {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn grants(&self) -> MutexGuard<'_, Grants> {
-        self.0.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn registered(&self) -> MutexGuard<'_, Registered> {
+        self.0.registered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn guesses(&self) -> &Guesses {
+        &self.0.guesses
+    }
+
+    pub(super) fn forms(&self) -> &Forms {
+        &self.0.forms
     }
 
     pub(super) fn door(&self) -> &Door {
         &self.0.door
     }
 
+    /// The client of this id: one of the settings, or one that registered itself.
+    pub(super) fn find_client(&self, id: &str) -> Option<Arc<Client>> {
+        let configured = self.settings().clients.iter().find(|client| client.id == id).cloned();
+        configured.or_else(|| self.registered().client(id))
+    }
+
     pub(super) fn event(&self, event: NewEvent) {
         self.0.cx.event(event);
     }
 
-    /// Whether one more refusal may be an event this minute.
-    pub(super) fn may_note(&self) -> bool {
-        self.0.noted.allows(self.now())
+    /// Notes a refusal, unless there were many this minute.
+    pub(super) fn note(&self, event: impl FnOnce() -> NewEvent) {
+        if self.0.noted.allows(self.now()) {
+            self.event(event());
+        }
     }
 
-    /// Makes a family of refresh tokens durable as it is now, its end included.
-    pub(super) async fn keep_family(&self, family: &str) -> Result<(), StoreFailed> {
-        let value = self.grants().kept(family).map(Into::into);
-        let key = format!("{}{family}", refresh_prefix(&self.0.cx));
-        self.0.cx.runtime.keep.put(KeepFamily::Service, &key, value).await
+    /// Another key signs from now on; it is kept and published before it does.
+    pub(super) async fn rotate(&self, who: Option<&str>) -> Result<Value, HostFault> {
+        if self.0.rotating.swap(true, Ordering::AcqRel) {
+            return Err(HostFault::new("busy", "a rotation is under way"));
+        }
+        let rotated = self.rotate_alone(who).await;
+        self.0.rotating.store(false, Ordering::Release);
+        rotated
+    }
+
+    async fn rotate_alone(&self, who: Option<&str>) -> Result<Value, HostFault> {
+        let (cx, now, old) = (self.cx(), self.now(), self.keys());
+        let store = KeyStore { item: &cx.item, keep: cx.runtime.keep.as_ref(), now };
+        let keys = store.rotate(&old, self.settings().access_token_lifetime()).await?;
+        let (key, before) = (keys.signing().key_id().to_owned(), old.signing().key_id());
+        let summary = keys.summary(now);
+        *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        let text = format!("key {key} signs from now on; {before} is published until its tokens have ended");
+        let event = NewEvent::new(Level::Info, "oauth.rotated", text);
+        self.event(match who {
+            Some(who) => event.who(who),
+            None => event,
+        });
+        Ok(summary)
     }
 
     /// The path of the authorization endpoint: where its forms go.
@@ -124,12 +199,12 @@ impl Server {
     }
 
     /// The path of the issuer, without a slash at its end.
-    fn base(&self) -> &str {
+    pub(super) fn base(&self) -> &str {
         self.settings().issuer.path().trim_end_matches('/')
     }
 
     /// The address of an endpoint, below the issuer.
-    fn endpoint(&self, path: &str) -> String {
+    pub(super) fn endpoint(&self, path: &str) -> String {
         format!("{}{path}", self.settings().issuer_text.trim_end_matches('/'))
     }
 
@@ -137,43 +212,6 @@ impl Server {
     pub(super) fn is_named(&self, audience: &str) -> bool {
         audience == self.settings().issuer_text || audience == self.endpoint("/oauth2/token")
     }
-
-    fn scope_names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.settings().scopes.iter().map(|(name, _)| name.as_str()).collect();
-        let people = |client: &Client| client.grants.contains(&Grant::AuthorizationCode);
-        if self.settings().clients.iter().any(people) && !names.contains(&OPENID) {
-            names.push(OPENID);
-        }
-        names
-    }
-
-    /// RFC 8414 §2 and OpenID Connect Discovery 1.0 §3.
-    fn metadata(&self) -> Value {
-        json!({
-            "issuer": self.settings().issuer_text,
-            "authorization_endpoint": self.endpoint("/oauth2/authorize"),
-            "token_endpoint": self.endpoint("/oauth2/token"),
-            "jwks_uri": self.endpoint("/oauth2/jwks"),
-            "scopes_supported": self.scope_names(),
-            "response_types_supported": ["code"],
-            "response_modes_supported": ["query"],
-            "grant_types_supported": Grant::names().collect::<Vec<_>>(),
-            "code_challenge_methods_supported": ["S256"],
-            "authorization_response_iss_parameter_supported": true,
-            "token_endpoint_auth_methods_supported":
-                ["client_secret_basic", "client_secret_post", "private_key_jwt"],
-            "token_endpoint_auth_signing_alg_values_supported":
-                septet_oauth::keys::algorithm_names().collect::<Vec<_>>(),
-            "subject_types_supported": ["public"],
-            "id_token_signing_alg_values_supported":
-                [septet_oauth::keys::algorithm_name(self.settings().algorithm)],
-        })
-    }
-}
-
-/// Where the refresh tokens of a service are kept.
-fn refresh_prefix(cx: &ServiceContext) -> String {
-    format!("{}/refresh/", cx.item)
 }
 
 /// Reads the body of a request, or says with which status it was not taken.
@@ -186,103 +224,21 @@ pub(super) async fn read(server: &Server, headers: &HeaderMap, body: Body) -> Re
     })
 }
 
-/// All routes. The discovery documents stand at the root, below the issuer's path, and where RFC 8414 inserts
-/// that path.
+/// All routes, below the issuer's path.
 pub(super) fn router(server: Server) -> Router {
-    let base = server.base().to_owned();
-    let mut documents = Vec::new();
-    for name in ["openid-configuration", "oauth-authorization-server"] {
-        documents.push(format!("/.well-known/{name}"));
-        documents.push(format!("{base}/.well-known/{name}"));
-        documents.push(format!("/.well-known/{name}{base}"));
-    }
-    documents.sort();
-    documents.dedup();
+    let at = |path: &str| format!("{}/oauth2/{path}", server.base());
     let mut router = Router::new()
-        .route(&server.authorize_path(), get(authorize::begin).post(authorize::go_on))
-        .route(&format!("{base}/oauth2/token"), post(token).fallback(token_by_post))
-        .route(&format!("{base}/oauth2/jwks"), get(key_set));
-    for path in documents {
-        router = router.route(&path, get(metadata));
+        .route(&at("authorize"), get(authorize::begin).post(authorize::go_on))
+        .route(&at("token"), post(token::answer).fallback(by_post))
+        .route(&at("introspect"), post(inspect::introspect).fallback(by_post))
+        .route(&at("revoke"), post(inspect::revoke).fallback(by_post))
+        .route(&at("userinfo"), get(inspect::userinfo).post(inspect::userinfo))
+        .route(&at("jwks"), get(discovery::key_set));
+    if server.settings().registration.is_some() {
+        router = router.route(&at("register"), post(registration::register).fallback(by_post));
+    }
+    for path in discovery::paths(server.base()) {
+        router = router.route(&path, get(discovery::metadata));
     }
     router.with_state(server)
-}
-
-async fn metadata(State(server): State<Server>) -> Response {
-    published(server.metadata())
-}
-
-async fn key_set(State(server): State<Server>) -> Response {
-    published(server.keys().public())
-}
-
-/// Public and the same for everybody for a while.
-fn published(document: Value) -> Response {
-    ([(CACHE_CONTROL, "public, max-age=60")], Json(document)).into_response()
-}
-
-async fn token_by_post() -> Response {
-    let error = TokenError::new(ErrorCode::InvalidRequest, "the token endpoint takes POST");
-    let mut response = refused(&error);
-    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
-    response
-}
-
-async fn token(State(server): State<Server>, headers: HeaderMap, body: Body) -> Response {
-    let body = match read(&server, &headers, body).await {
-        Ok(body) => body,
-        Err(status) => {
-            let mut response = refused(&TokenError::new(ErrorCode::InvalidRequest, "the body was not taken"));
-            *response.status_mut() = status;
-            return closing(response);
-        }
-    };
-    match answer(&server, &headers, &body).await {
-        Ok(reply) => uncached(Json(reply).into_response()),
-        Err(error) => {
-            if error.code == ErrorCode::InvalidClient && server.may_note() {
-                let event = NewEvent::new(Level::Warning, "auth.refused", error.code.as_str());
-                server
-                    .0
-                    .cx
-                    .event(event.detail("a token request whose client is unknown or shows a wrong secret"));
-            }
-            refused(&error)
-        }
-    }
-}
-
-async fn answer(server: &Server, headers: &HeaderMap, body: &[u8]) -> Result<Value, TokenError> {
-    let invalid = |text| TokenError::new(ErrorCode::InvalidRequest, text);
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let parameters = match essence.as_str() {
-        "application/x-www-form-urlencoded" => Parameters::form(body),
-        "application/json" => Parameters::json(body).ok_or_else(|| invalid("the body is no JSON object"))?,
-        _ => return Err(invalid("the body must be a form")),
-    };
-    let mut all = headers.get_all(AUTHORIZATION).iter();
-    let authorization = match (all.next(), all.next()) {
-        (_, Some(_)) => return Err(invalid("more than one Authorization header")),
-        (one, None) => one.map(|value| value.to_str().map_err(|_| TokenError::client(true))).transpose()?,
-    };
-    server.token(authorization, &parameters).await
-}
-
-fn refused(error: &TokenError) -> Response {
-    let body = json!({ "error": error.code.as_str(), "error_description": error.description });
-    let mut response = (error.code.status(), Json(body)).into_response();
-    if error.challenge {
-        let challenge = HeaderValue::from_static(r#"Basic realm="septet", charset="UTF-8""#);
-        response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-    }
-    uncached(response)
-}
-
-/// RFC 6749 §5.1: tokens are not for caches.
-fn uncached(mut response: Response) -> Response {
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.headers_mut().insert(PRAGMA, HeaderValue::from_static("no-cache"));
-    response
 }

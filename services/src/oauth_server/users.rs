@@ -1,8 +1,7 @@
-//! People who may sign in: their passwords, and the limit on guessing them.
+//! People who may sign in: their passwords, and the limit on guessing them. A name that does not exist is
+//! answered like one that does, in words, in time and in how often it may be tried.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
@@ -12,15 +11,20 @@ use septet_engine::config::settings::Secret;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
-use super::UserSettings;
-use super::grants::same;
+use super::grants::{hashed, same};
+use super::guesses::Guesses;
+use super::settings::UserSettings;
 
 /// Wrong passwords in a row before a name has to wait.
 const GUESSES: u32 = 5;
-/// How long it has to wait then (seconds).
-const WAIT: i64 = 60;
 /// Password hashes computed at a time: each takes tens of milliseconds and 19 MiB.
 const AT_A_TIME: usize = 2;
+/// Longer passwords are wrong.
+const LONGEST: usize = 1024;
+/// What a password is judged by where there is no hash: the same work, never right. Of no password anybody
+/// knows; argon2id with the usual costs.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$c2VwdGV0IG5vYm9keSBhdCBhbGw$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// A checked user.
 #[derive(Clone)]
@@ -31,7 +35,8 @@ pub(super) struct User {
 
 #[derive(Clone)]
 enum Password {
-    Clear(Secret),
+    /// SHA-256 of one that stands in clear text in the settings.
+    Clear(String),
     /// An argon2id PHC string.
     Hash(Secret),
 }
@@ -46,7 +51,7 @@ impl fmt::Debug for User {
 pub(super) fn check(build: &mut Build<'_>, name: &str, settings: &UserSettings) -> Option<User> {
     let here = [At::Key("users"), At::Key(name)];
     let password = match (&settings.password, &settings.password_hash) {
-        (Some(clear), None) if !clear.reveal().is_empty() => Password::Clear(clear.clone()),
+        (Some(clear), None) if !clear.reveal().is_empty() => Password::Clear(hashed(clear.reveal())),
         (None, Some(hash)) if PasswordHash::new(hash.reveal()).is_ok() => Password::Hash(hash.clone()),
         (None, Some(_)) => {
             let place = [At::Key("users"), At::Key(name), At::Key("password_hash")];
@@ -74,68 +79,60 @@ pub(super) enum SignIn {
 
 /// Lets people in.
 pub(super) struct Door {
-    /// Wrong passwords in a row, and the end of the wait, by the name of a user there is.
-    guesses: Mutex<HashMap<String, (u32, i64)>>,
+    guesses: Guesses,
     hashing: Semaphore,
 }
 
-impl Default for Door {
-    fn default() -> Self {
-        Door { guesses: Mutex::default(), hashing: Semaphore::new(AT_A_TIME) }
-    }
-}
-
 impl Door {
-    /// Judges a name and a password. A name that does not exist takes as long as a wrong password would.
+    /// For these users.
+    pub(super) fn new(users: &[User]) -> Self {
+        Door { guesses: Guesses::new(users.len(), GUESSES), hashing: Semaphore::new(AT_A_TIME) }
+    }
+
+    /// Judges a name and a password.
     pub(super) async fn sign_in(&self, users: &[User], name: &str, password: &str, now: i64) -> SignIn {
-        let user = users.iter().find(|user| user.name == name);
-        if user.is_some() && !self.may_try(name, now) {
+        let number = users.iter().position(|user| user.name == name);
+        let counter = self.guesses.counter(number, name);
+        if !self.guesses.may_try(counter, now) {
             return SignIn::TooMany;
         }
-        let judged = user.or(users.first());
-        let right = match judged.map(|user| &user.password) {
-            None => false,
-            Some(Password::Clear(clear)) => {
-                let hash = |text: &str| super::grants::hashed(text);
-                same(&hash(password), &hash(clear.reveal()))
-            }
-            Some(Password::Hash(hash)) => self.verify(hash, password).await,
+        let wanted = number.and_then(|number| users.get(number)).map(|user| &user.password);
+        let hash = match wanted {
+            Some(Password::Hash(hash)) => hash.clone(),
+            _ => Secret::new(NOBODY),
         };
-        match user {
-            Some(_) if right => {
-                self.guesses().remove(name);
-                SignIn::Right
-            }
-            _ => SignIn::Wrong,
+        let by_hash = self.verify(hash, password).await;
+        let right = match wanted {
+            None => false,
+            Some(Password::Clear(clear)) => same(&hashed(password), clear),
+            Some(Password::Hash(_)) => by_hash,
+        };
+        if right && password.len() <= LONGEST {
+            self.guesses.right(counter);
+            return SignIn::Right;
         }
+        SignIn::Wrong
     }
 
-    /// Counts an attempt; a right password takes the count back. So parallel guesses count too.
-    fn may_try(&self, name: &str, now: i64) -> bool {
-        let mut guesses = self.guesses();
-        let (count, until) = guesses.entry(name.to_owned()).or_default();
-        if *count >= GUESSES {
-            if now < *until {
-                return false;
-            }
-            *count = 0;
-        }
-        *count += 1;
-        *until = now.saturating_add(WAIT);
-        true
-    }
-
-    fn guesses(&self) -> std::sync::MutexGuard<'_, HashMap<String, (u32, i64)>> {
-        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn verify(&self, hash: &Secret, password: &str) -> bool {
+    async fn verify(&self, hash: Secret, password: &str) -> bool {
         let Ok(_turn) = self.hashing.acquire().await else { return false };
-        let (hash, password) = (hash.clone(), Zeroizing::new(password.to_owned()));
+        let password: String = password.chars().take(LONGEST).collect();
+        let password = Zeroizing::new(password);
         let verified = tokio::task::spawn_blocking(move || {
             PasswordHash::new(hash.reveal())
                 .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
         });
         verified.await.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_hash_of_nobody_costs_what_a_hash_costs_and_is_never_right() {
+        assert!(PasswordHash::new(NOBODY).is_ok());
+        assert_eq!(Door::new(&[]).sign_in(&[], "ada", "", 0).await, SignIn::Wrong);
     }
 }

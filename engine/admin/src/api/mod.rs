@@ -8,6 +8,7 @@ pub(crate) mod messages;
 pub(crate) mod oauth;
 pub(crate) mod production;
 pub(crate) mod queues;
+pub(crate) mod rotate;
 pub(crate) mod replay;
 pub(crate) mod sessions;
 
@@ -56,6 +57,7 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/oauth", get(oauth::list))
         .route("/api/v1/oauth/{name}/refresh", post(oauth::refresh))
+        .route("/api/v1/oauth/{name}/rotate", post(rotate::rotate))
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/{id}", get(events::show))
         .route("/api/v1/purge", post(control::purge))
