@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use septet_engine::config::settings::Log;
 
 use commands::{
-    check, doc, hash_password, items, listen, messages, replay, resend, run, schema, send, test, trace,
+    check, doc, hash_password, items, listen, messages, oauth, replay, resend, run, schema, send, test, trace,
 };
 
 /// HL7 integration engine: nothing lost, order kept, every message traceable and replayable.
@@ -38,6 +38,7 @@ enum Command {
     Resend(resend::Resend),
     Replay(replay::Replay),
     Items(items::Items),
+    Oauth(oauth::Oauth),
     Schema(schema::Schema),
     Doc(doc::Doc),
     HashPassword(hash_password::HashPassword),
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
             Command::Resend(command) => command.run().await,
             Command::Replay(command) => command.run().await,
             Command::Items(command) => command.run().await,
+            Command::Oauth(command) => command.run().await,
             Command::Schema(command) => command.run().await,
             Command::Doc(command) => command.run().await,
             Command::HashPassword(command) => command.run().await,

@@ -9,6 +9,7 @@ pub(crate) mod hash_password;
 pub(crate) mod items;
 pub(crate) mod listen;
 pub(crate) mod messages;
+pub(crate) mod oauth;
 pub(crate) mod replay;
 pub(crate) mod resend;
 pub(crate) mod run;

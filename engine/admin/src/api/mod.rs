@@ -8,8 +8,8 @@ pub(crate) mod messages;
 pub(crate) mod oauth;
 pub(crate) mod production;
 pub(crate) mod queues;
-pub(crate) mod rotate;
 pub(crate) mod replay;
+pub(crate) mod rotate;
 pub(crate) mod sessions;
 
 use axum::extract::{DefaultBodyLimit, Request};
