@@ -1,126 +1,11 @@
 //! The README's five-minute walk, on the shipped productions: what it promises a newcomer is what happens.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, files_below, free_port};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a temporary folder");
-    for entry in std::fs::read_dir(from).expect("a folder").flatten() {
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if from.is_dir() {
-            if !["data", "out", "alerts"].iter().any(|name| from.ends_with(name)) {
-                copy(&from, &to);
-            }
-        } else {
-            std::fs::copy(&from, &to).expect("a readable file");
-        }
-    }
-}
-
-/// The shipped productions in a folder of their own, on ports of their own.
-struct Shipped {
-    folder: tempfile::TempDir,
-    ports: Vec<(String, String)>,
-    child: Option<Child>,
-}
-
-impl Shipped {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        copy(&root().join("productions"), &folder.path().join("productions"));
-        let ports = ["2575", "2577", "8780", "8790", "8791", "8700", "8701", "8702"];
-        let ports: Vec<_> = ports.iter().map(|port| ((*port).to_owned(), free_port().to_string())).collect();
-        let shipped = Shipped { folder, ports, child: None };
-        for file in files_below(&shipped.folder.path().join("productions")) {
-            if file.ends_with("production.toml") {
-                let text = std::fs::read_to_string(&file).expect("text");
-                std::fs::write(&file, shipped.here(&text)).expect("writable");
-            }
-        }
-        shipped
-    }
-
-    /// A text with the shipped ports replaced by ours.
-    fn here(&self, text: &str) -> String {
-        let replace = |text: String, (old, new): &(String, String)| {
-            text.replace(&format!("127.0.0.1:{old}"), &format!("127.0.0.1:{new}"))
-        };
-        self.ports.iter().fold(text.to_owned(), replace)
-    }
-
-    fn spawn(&mut self, arguments: &[&str]) {
-        let log = std::fs::File::create(self.path("log")).expect("writable");
-        let mut command = self.command(arguments);
-        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("the binary starts");
-        self.child = Some(child);
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("it runs");
-            child.wait().expect("it ends");
-        }
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_septet"));
-        command.args(arguments.iter().map(|word| self.here(word))).current_dir(self.folder.path());
-        command.env("SEPTET_URL", self.here("http://127.0.0.1:8700"));
-        command
-    }
-
-    /// Runs a line of the README, such as `septet trace 17`.
-    fn walk(&self, line: &str) -> Output {
-        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
-        let output = self.command(&words).output().expect("the binary runs");
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        output
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    async fn get(&self, url: &str) -> Value {
-        let answer = reqwest::get(self.here(url)).await.expect("the admin API answers");
-        answer.json().await.expect("JSON")
-    }
-
-    async fn post(&self, url: &str) {
-        let answer = reqwest::Client::new().post(self.here(url)).send().await.expect("the admin API answers");
-        assert!(answer.status().is_success(), "{url}: {}", answer.status());
-    }
-
-    async fn until(&self, what: &str, url: &str, done: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Ok(answer) = reqwest::get(self.here(url)).await
-                && let Ok(value) = answer.json::<Value>().await
-                && done(&value)
-            {
-                return value;
-            }
-            let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "never: {what}\n{log}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-impl Drop for Shipped {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
+use crate::support::files_below;
+use crate::support::shipped::{Shipped, root};
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -210,7 +95,11 @@ async fn the_five_minute_walk_works() {
 #[test]
 fn the_shipped_productions_have_no_problems_and_pass_their_tests() {
     let shipped = Shipped::new();
-    let all = ["productions/lab-results", "productions/vendor", "productions/token-by-hand"];
+    let folders = std::fs::read_dir(root().join("productions")).expect("a folder").flatten();
+    let productions = folders.filter(|entry| entry.path().join("production.toml").is_file());
+    let all: Vec<_> =
+        productions.map(|entry| format!("productions/{}", entry.file_name().to_string_lossy())).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
     let checked = shipped.command(&[&["check"], &all[..]].concat()).output().expect("the binary runs");
     assert!(checked.status.success(), "{}", text(&checked));
     assert!(!text(&checked).contains("warning S"), "{}", text(&checked));

@@ -3,6 +3,7 @@
 
 pub(crate) mod mllp;
 pub(crate) mod peers;
+pub(crate) mod shipped;
 pub(crate) mod vendor;
 
 use std::net::TcpListener;

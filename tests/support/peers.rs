@@ -77,3 +77,27 @@ pub(crate) fn skip<T>(why: &str) -> Option<T> {
     eprintln!("SKIPPED: {why}");
     None
 }
+
+/// Runs the Node script `tests/peers/SCRIPT` to its end with one JSON argument, trusting `ca`; what it printed.
+pub(crate) fn run_node(
+    script: &str,
+    packages: &[&str],
+    argument: &Value,
+    ca: Option<&std::path::Path>,
+) -> Option<Value> {
+    let missing = packages.iter().find(|name| !folder().join("node_modules").join(name).is_dir());
+    if let Some(name) = missing {
+        return skip(&format!("{script} needs {name}: run `npm ci` in tests/peers"));
+    }
+    let mut command = Command::new("node");
+    command.arg(script).arg(argument.to_string()).current_dir(folder());
+    if let Some(ca) = ca {
+        command.env("NODE_EXTRA_CA_CERTS", ca);
+    }
+    let output = command.output().expect("the interpreter is installed");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {said}");
+    Some(
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{script} printed no JSON: {said}")),
+    )
+}
