@@ -46,6 +46,9 @@ pub enum Family {
     Hl7,
     /// REST: 2xx complete; 401,407,408,429,5xx,fault retry; other 4xx and 3xx suspend.
     Http,
+    /// Mail: 2xx complete; 4xx,fault retry, and so does a refused sign-in (530,534,535,538), which is no
+    /// fault of the message; other 5xx suspend.
+    Smtp,
     /// Operations without replies (files): fault retry; `*` complete.
     Plain,
 }
@@ -66,6 +69,14 @@ impl Family {
                     _ => Action::Suspend,
                 },
             },
+            Family::Smtp => match code {
+                "530" | "534" | "535" | "538" | "fault" => Action::Retry,
+                _ => match code.as_bytes().first() {
+                    Some(b'2') => Action::Complete,
+                    Some(b'4') => Action::Retry,
+                    _ => Action::Suspend,
+                },
+            },
             Family::Plain => match code {
                 "fault" => Action::Retry,
                 _ => Action::Complete,
@@ -80,7 +91,7 @@ impl Family {
         match (self, code) {
             (_, "*" | "fault") => true,
             (Family::Hl7, "AA" | "AE" | "AR" | "CA" | "CE" | "CR" | "none") => true,
-            (Family::Http, _) => class,
+            (Family::Http | Family::Smtp, _) => class,
             _ => false,
         }
     }
@@ -172,6 +183,10 @@ mod tests {
         assert_eq!(hl7.action("AE"), Action::Suspend);
         assert_eq!(hl7.action("none"), Action::Retry);
         assert_eq!(hl7.action("ZZ"), Action::Suspend);
+        let mail = ReplyActions::builtin(Family::Smtp);
+        let of = |code| mail.action(code);
+        assert_eq!((of("250"), of("451"), of("fault")), (Action::Complete, Action::Retry, Action::Retry));
+        assert_eq!((of("550"), of("535")), (Action::Suspend, Action::Retry));
     }
 
     #[test]

@@ -155,8 +155,8 @@ impl FileOperation {
     }
 }
 
-/// What is written for a body.
-fn content(body: &Body) -> Bytes {
+/// What leaves for a place at rest (a file, a mailbox): a record's secrets are masked.
+pub(crate) fn content(body: &Body) -> Bytes {
     match body.as_record() {
         Some(record) if record.has_secrets() => Bytes::from(record.masked().to_string()),
         _ => body.bytes().clone(),

@@ -12,7 +12,6 @@
 //! connection for each message.
 
 mod connection;
-mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,8 +36,8 @@ use septet_hl7::{Message, Path, mllp};
 use serde::{Deserialize, Serialize};
 
 use crate::http_settings::check_tls;
+use crate::stream_tls::Tls;
 use connection::{Connection, Lost};
-use tls::Tls;
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {

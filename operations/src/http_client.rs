@@ -135,25 +135,14 @@ impl Peer {
         let Some(oauth) = &self.oauth else {
             return self.send(cx, None, &make).await;
         };
-        let token = self.token(cx, oauth).await?;
+        let token = token_of(oauth, cx).await?;
         let reply = self.send(cx, Some(&token), &make).await?;
         if reply.status != 401 {
             return Ok(reply);
         }
         cx.runtime.tokens.rejected(&token);
-        let token = self.token(cx, oauth).await?;
+        let token = token_of(oauth, cx).await?;
         self.send(cx, Some(&token), &make).await
-    }
-
-    async fn token(&self, cx: &OperationContext, oauth: &OauthPlan) -> Result<AccessToken, OperationError> {
-        let token = cx.runtime.tokens.token(&oauth.client(cx)?, cx.item.as_str()).await;
-        token.map_err(|NoToken { fault, not_before }| {
-            let text = format!("no token: {}: {}", fault.code, fault.text);
-            let mut error = OperationError::fault("oauth", text);
-            error.fault.detail = fault.detail;
-            let now = cx.runtime.clock.now();
-            error.after(not_before.and_then(|moment| Duration::try_from(moment.duration_since(now)).ok()))
-        })
     }
 
     async fn send<M>(
@@ -264,6 +253,21 @@ impl Peer {
     }
 }
 
+/// A token of an operation's OAuth client; without one nothing is sent.
+pub(crate) async fn token_of(
+    oauth: &OauthPlan,
+    cx: &OperationContext,
+) -> Result<AccessToken, OperationError> {
+    let token = cx.runtime.tokens.token(&oauth.client(cx)?, cx.item.as_str()).await;
+    token.map_err(|NoToken { fault, not_before }| {
+        let text = format!("no token: {}: {}", fault.code, fault.text);
+        let mut error = OperationError::fault("oauth", text);
+        error.fault.detail = fault.detail;
+        let now = cx.runtime.clock.now();
+        error.after(not_before.and_then(|moment| Duration::try_from(moment.duration_since(now)).ok()))
+    })
+}
+
 /// rustls' own words for a failed handshake; they name no data. The error may be wrapped in I/O errors, which
 /// leave themselves out of the chain of sources.
 fn tls_error(cause: &(dyn StdError + 'static)) -> Option<String> {
@@ -351,7 +355,7 @@ impl Secrets {
 
     /// `bytes` with every secret in it masked: a peer that echoes what it was sent puts no token into the
     /// trace (P9).
-    fn scrub(&self, bytes: Bytes) -> Bytes {
+    pub(crate) fn scrub(&self, bytes: Bytes) -> Bytes {
         let mut bytes = bytes;
         for secret in &self.0 {
             let finder = memmem::Finder::new(secret.as_bytes());

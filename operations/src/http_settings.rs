@@ -98,7 +98,12 @@ fn check_idempotency_header(build: &mut Build<'_>) -> Option<HeaderName> {
 
 /// Whether a URL's host is this machine.
 fn is_loopback(url: &Url) -> bool {
-    match url.host() {
+    is_this_machine(url.host())
+}
+
+/// Whether a host is this machine.
+pub(crate) fn is_this_machine(host: Option<Host<&str>>) -> bool {
+    match host {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(Host::Ipv4(address)) => address.is_loopback(),
         Some(Host::Ipv6(address)) => address.is_loopback(),

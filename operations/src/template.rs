@@ -59,6 +59,11 @@ pub enum Place {
     Search,
     /// In an HTTP header: control characters and everything beyond ASCII are percent-encoded.
     Header,
+    /// In one line of a mail: its subject, an address, a name. Control characters become spaces, so that no
+    /// value adds a header; a missing field is empty.
+    Line,
+    /// In the text of a mail; a missing field is empty.
+    Mail,
     /// In a file's path: see [`file_value`].
     FileName,
     /// Nowhere in particular: whoever takes the text escapes it (form fields, query pairs).
@@ -105,7 +110,7 @@ pub enum FillError {
     #[error("{0} is not text, a number or a boolean")]
     NotText(String),
     /// A secret where it would be kept in clear.
-    #[error("{0} is a secret and cannot be part of a file name")]
+    #[error("{0} is a secret and cannot be part of a file name or a mail")]
     Secret(String),
     /// A secret that cannot be opened.
     #[error("{0} cannot be opened with the store's key")]
@@ -194,7 +199,8 @@ impl Template {
                         Place::Url | Place::Search => percent(&value, is_unreserved, &mut out),
                         Place::Header => percent(&value, |b| (0x20..0x7F).contains(&b), &mut out),
                         Place::FileName => out.push_str(&file_value(&value)),
-                        Place::Plain => out.push_str(&value),
+                        Place::Line => out.extend(value.chars().map(|c| if is_break(c) { ' ' } else { c })),
+                        Place::Plain | Place::Mail => out.push_str(&value),
                     }
                 }
             }
@@ -284,14 +290,16 @@ fn field(
     let whole = record.fields.get(name);
     let value = whole.or_else(|| name.split('.').try_fold(&record.fields, |value, key| value.get(key)));
     match value {
-        // File names say `_` for nothing; elsewhere a missing field is a mistake.
-        None | Some(Value::Null) if place == Place::FileName => Ok(Zeroizing::default()),
+        // File names say `_` for nothing, mails leave a gap; elsewhere a missing field is a mistake.
+        None | Some(Value::Null) if matches!(place, Place::FileName | Place::Line | Place::Mail) => {
+            Ok(Zeroizing::default())
+        }
         None | Some(Value::Null) => Err(FillError::Missing(name.to_owned())),
         Some(Value::String(text)) => Ok(Zeroizing::new(text.clone())),
         Some(Value::Number(number)) => Ok(Zeroizing::new(number.to_string())),
         Some(Value::Bool(truth)) => Ok(Zeroizing::new(truth.to_string())),
         Some(value) if sealed_text(value).is_some() => match place {
-            Place::FileName => Err(FillError::Secret(name.to_owned())),
+            Place::FileName | Place::Line | Place::Mail => Err(FillError::Secret(name.to_owned())),
             _ => match source.vault.open_json(value) {
                 Some(Ok(clear)) => Ok(Zeroizing::new(clear.to_string())),
                 _ => Err(FillError::Sealed(name.to_owned())),
@@ -347,6 +355,11 @@ fn percent(value: &str, keep: impl Fn(u8) -> bool, out: &mut String) {
     }
 }
 
+/// What ends a line, and all other control characters.
+fn is_break(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')
+}
+
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
@@ -381,6 +394,7 @@ mod tests {
         let evil = |text: &str| record(serde_json::json!({ "x": text }));
         assert_eq!(fill("out/{x}.txt", Place::FileName, &evil("../../a")).unwrap(), "out/%2E.%2F..%2Fa.txt");
         assert_eq!(fill("{x}", Place::Header, &evil("a\r\nX: 1")).unwrap(), "a%0D%0AX: 1");
+        assert_eq!(fill("{x}|{y}", Place::Line, &evil("a\r\nBcc: ü\0\u{85}")).unwrap(), "a  Bcc: ü  |");
         assert_eq!(fill("/a/{x}", Place::Url, &evil("b?c#d&e=ü")).unwrap(), "/a/b%3Fc%23d%26e%3D%C3%BC");
         for dots in [".", ".."] {
             assert_eq!(fill("/a/{x}/b", Place::Url, &evil(dots)), Err(FillError::Dots("{x}".into())));

@@ -447,6 +447,7 @@ impl BusinessOperation for Scripted {
             (Some(code), _) => code,
             (None, Family::Hl7) => "AA".to_owned(),
             (None, Family::Http) => "200".to_owned(),
+            (None, Family::Smtp) => "250".to_owned(),
             (None, Family::Plain) => return Ok(Outcome::Sent),
         };
         if code == "fault" {

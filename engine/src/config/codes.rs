@@ -320,6 +320,18 @@ pub const CODES: &[Code] = &[
         "Give more, or leave it out.",
     ),
     code(
+        "S0357",
+        "no mail address",
+        "An address of a mail is written name@example.org or Name <name@example.org>, one address an entry.",
+        "Correct it.",
+    ),
+    code(
+        "S0358",
+        "a sign-in that cannot be",
+        "The sign-in of a mail operation needs more than it is given: plain and login a username and a password, xoauth2 an OAuth client.",
+        "Complete it, or say auth = \"none\".",
+    ),
+    code(
         "S0401",
         "unreachable item",
         "Nothing sends to this process or operation.",

@@ -225,6 +225,7 @@ fn codes(family: Family) -> &'static str {
     match family {
         Family::Hl7 => "there are AA, AE, AR, CA, CE, CR, none, fault and *",
         Family::Http => "there are codes such as 404, classes such as 4xx, fault and *",
+        Family::Smtp => "there are codes such as 550, classes such as 4xx, fault and *",
         Family::Plain => "there are fault and *",
     }
 }

@@ -14,7 +14,7 @@ use septet_hl7::mllp::{self, Event, Limits, Scanner};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::tls::Tls;
+use crate::stream_tls::Tls;
 
 /// The largest reply that is read.
 const MAX_REPLY: usize = 16 * 1024 * 1024;

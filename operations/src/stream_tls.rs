@@ -1,4 +1,4 @@
-//! MLLP over TLS, from the client's side.
+//! TLS over a TCP stream, from the client's side: for protocols that are not HTTP.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 /// Makes TLS connections; reads its files again when they have changed.
-pub(super) struct Tls {
+pub(crate) struct Tls {
     settings: ClientTls,
     stamp: Stamp,
     connector: TlsConnector,
@@ -20,14 +20,14 @@ pub(super) struct Tls {
 
 impl Tls {
     /// Fails where a file is missing or broken.
-    pub(super) fn new(settings: ClientTls) -> Result<Self, HostFault> {
+    pub(crate) fn new(settings: ClientTls) -> Result<Self, HostFault> {
         let stamp = Stamp::of(Some(&settings));
         let connector = TlsConnector::from(Arc::new(client_tls::config(&settings)?));
         Ok(Tls { settings, stamp, connector })
     }
 
     /// A TLS connection over `stream`, whose other end is `peer`.
-    pub(super) async fn connect(
+    pub(crate) async fn connect(
         &mut self,
         peer: &HostPort,
         stream: TcpStream,
