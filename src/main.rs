@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use septet_engine::config::settings::Log;
 
 use commands::{
-    check, doc, hash_password, items, listen, messages, oauth, replay, resend, run, schema, send, test, trace,
+    check, doc, hash_password, items, listen, messages, oauth, replay, resend, run, schema, send, store, test, trace,
 };
 
 /// HL7 integration engine: nothing lost, order kept, every message traceable and replayable.
@@ -39,6 +39,7 @@ enum Command {
     Replay(replay::Replay),
     Items(items::Items),
     Oauth(oauth::Oauth),
+    Store(store::Store),
     Schema(schema::Schema),
     Doc(doc::Doc),
     HashPassword(hash_password::HashPassword),
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
             Command::Replay(command) => command.run().await,
             Command::Items(command) => command.run().await,
             Command::Oauth(command) => command.run().await,
+            Command::Store(command) => command.run().await,
             Command::Schema(command) => command.run().await,
             Command::Doc(command) => command.run().await,
             Command::HashPassword(command) => command.run().await,

@@ -20,7 +20,7 @@ pub trait Files: Send + Sync + fmt::Debug {
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
     /// The names in a folder, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
-    /// Opens a file for reading and writing.
+    /// Opens a file for reading and writing; for reading only where writing is not allowed.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// Creates an empty file for reading and writing (mode 0600). A file that has the name loses it; its
     /// content is not touched, because after a crash it may have another name too (a rename half done).
@@ -173,7 +173,15 @@ impl Files for SystemFiles {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(path)?;
+        let file = match fs::OpenOptions::new().read(true).write(true).open(path) {
+            // Looking at a store on a disk that cannot be written to.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) =>
+            {
+                fs::File::open(path)?
+            }
+            file => file?,
+        };
         Ok(Arc::new(SystemFile(file)))
     }
 

@@ -15,5 +15,6 @@ pub(crate) mod resend;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod send;
+pub(crate) mod store;
 pub(crate) mod test;
 pub(crate) mod trace;

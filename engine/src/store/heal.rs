@@ -29,18 +29,27 @@ pub(super) struct Last<'a> {
     pub(super) torn: &'a [u8],
 }
 
-/// Makes it durable and sealed. Gives the file with what was torn.
-pub(super) fn heal(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<Option<PathBuf>> {
+/// What was done.
+#[derive(Debug)]
+pub(super) struct Healed {
+    /// The file with what was torn.
+    pub(super) kept: Option<PathBuf>,
+    /// The end frame was written.
+    pub(super) sealed: bool,
+}
+
+/// Makes it durable, and sealed where there is room for that.
+pub(super) fn heal(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<Healed> {
     let kept = if last.torn.is_empty() { None } else { keep(files, folder, last)? };
-    match copy(files, folder, last) {
+    let sealed = match copy(files, folder, last) {
         Err(error) if is_full(&error) => {
             // What there is of the copy is in the way now.
             let _ = files.remove(&folder.join(ASIDE));
-            in_place(files, folder, last)?;
+            in_place(files, folder, last)?
         }
-        done => done?,
-    }
-    Ok(kept)
+        done => done.map(|()| last.seal.is_some())?,
+    };
+    Ok(Healed { kept, sealed })
 }
 
 /// Makes the end frame of a clean stop durable once more: if it was the sync of this frame that failed, it is
@@ -81,20 +90,24 @@ fn copy(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<()> {
 }
 
 /// Writes the same bytes to the same places. The room behind them is given back: it may be all there is.
-fn in_place(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<()> {
+/// Gives whether the end frame had room.
+fn in_place(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<bool> {
     let file = files.open(&segment::path(folder, last.number))?;
     let whole = last.content.get(..last.end).unwrap_or(last.content);
     files::write_all(&*file, &mut [IoSlice::new(whole)], 0)?;
     file.sync()?;
-    let (mut end, seal) = (last.end as u64, last.seal.as_deref().unwrap_or_default());
-    match files::write_all(&*file, &mut [IoSlice::new(seal)], end) {
-        Ok(()) => end += seal.len() as u64,
-        // Without its end frame it is as readable: its successor says where it ended.
-        Err(error) if is_full(&error) => {}
-        Err(error) => return Err(error),
+    let (mut end, mut sealed) = (last.end as u64, false);
+    if let Some(seal) = &last.seal {
+        match files::write_all(&*file, &mut [IoSlice::new(seal)], end) {
+            Ok(()) => (end, sealed) = (end + seal.len() as u64, true),
+            // Without its end frame it is as readable: its successor says where it ended.
+            Err(error) if is_full(&error) => {}
+            Err(error) => return Err(error),
+        }
     }
     file.truncate(end)?;
-    file.sync()
+    file.sync()?;
+    Ok(sealed)
 }
 
 /// The bytes of an end frame without a clean mark.
@@ -103,9 +116,5 @@ pub(super) fn end_frame(number: u64, batch: u64, sequence: u64, at: usize, salt:
     encode_end(None, &mut payload);
     let synced = Position { segment: number, offset: at as u64 };
     let header = FrameHeader { kind: FrameKind::End, segment: number, batch, sequence, synced };
-    let header = header.encode(salt, payload.slices().into_iter(), payload.length())?;
-    let mut frame = header.to_vec();
-    frame.extend_from_slice(&payload.buffer);
-    frame.resize(segment::frame_length(payload.length()), 0);
-    Some(frame)
+    segment::encode_frame(&header, salt, &payload.buffer)
 }

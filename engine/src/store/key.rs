@@ -64,3 +64,10 @@ pub(super) fn vault(
         }
     }
 }
+
+/// A name for a store, or for a copy of one: idempotency keys begin with it.
+pub(super) fn new_epoch() -> Result<u64, VaultError> {
+    let mut random = [0u8; 8];
+    rand::fill(&mut random).map_err(|_| VaultError::Cipher)?;
+    Ok(u64::from_le_bytes(random))
+}

@@ -31,6 +31,7 @@
 //! | `codec`, `record`, `segment` | the format: fields, transactions, files |
 //! | `journal` | the writer: group commit, linger, roll, full disk, poison |
 //! | `disk` | when new messages are refused for want of space |
+//! | `offline` | check and repair of a store that nobody has open |
 //! | `recovery`, `heal`, `open`, `key` | opening: lock, key, folding, healing |
 //!
 //! # Files
@@ -71,6 +72,7 @@ mod ids;
 mod index;
 mod journal;
 mod key;
+pub mod offline;
 mod open;
 mod permit;
 mod readers;

@@ -27,6 +27,9 @@ use super::state::{State, Touched};
 use crate::files::{self, Files};
 use crate::vault::{Vault, VaultError};
 
+/// Records that are lost may have given out so many ids.
+const LOST_IDS: u64 = 1 << 20;
+
 /// What the journal held.
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
@@ -108,7 +111,7 @@ pub(super) fn recover(
     }
     let Recovery { mut out, batch, reserved, .. } = recovery;
     // Records that were lost to damage may have used any id of their reservation, and reserved more.
-    let lost = if out.damage.is_empty() { 0 } else { 1 << 20 };
+    let lost = if out.damage.is_empty() { 0 } else { LOST_IDS };
     out.next_id = reserved.max(out.state.highest_id + 1) + lost;
     out.next = Some(Next { segment: last + 1, batch, sequence: out.state.sequence });
     Ok(out)
@@ -204,6 +207,11 @@ impl Recovery<'_> {
         let Recovery { out, bodies, vault, reserved, touched, .. } = self;
         let folded = record::decode(frame.payload, number, offset, vault, |entry| match entry {
             Entry::Reservation(limit) => *reserved = (*reserved).max(limit),
+            Entry::Lost(_) => {
+                // They may have used any id of their reservation, and reserved more.
+                *reserved = (*reserved).max(out.state.highest_id + LOST_IDS);
+                out.state.sequence = out.state.sequence.max(frame.header.sequence);
+            }
             Entry::Commit(commit, places) => {
                 let mut places = places.into_iter();
                 for change in &commit.changes {
@@ -247,14 +255,15 @@ impl Recovery<'_> {
         if !tail.sealed {
             let end = heal::end_frame(number, self.batch, self.out.state.sequence, tail.end, identity.salt);
             seal = Some(end.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
-            self.batch += 1;
         }
         let torn = content.get(tail.end..).filter(|_| tail.torn).unwrap_or_default();
         let zeros = torn.iter().rev().take_while(|byte| **byte == 0).count();
         let torn = torn.get(..torn.len() - zeros).unwrap_or_default();
         let last = heal::Last { number, content, end: tail.end, seal, torn };
-        let kept = heal::heal(self.files, self.folder, &last).map_err(|error| OpenError::io(&path, error))?;
-        if let Some(kept) = kept {
+        let healed =
+            heal::heal(self.files, self.folder, &last).map_err(|error| OpenError::io(&path, error))?;
+        self.batch += u64::from(healed.sealed);
+        if let Some(kept) = healed.kept {
             tracing::warn!(
                 file = %kept.display(), bytes = torn.len(),
                 "the last write before the crash was incomplete; nobody was told that it was stored; it is kept here"

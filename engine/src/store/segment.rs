@@ -174,6 +174,14 @@ impl FrameHeader {
     }
 }
 
+/// A whole frame around a small payload, padding included.
+pub(super) fn encode_frame(header: &FrameHeader, salt: u32, payload: &[u8]) -> Option<Vec<u8>> {
+    let mut frame = header.encode(salt, std::iter::once(payload), payload.len())?.to_vec();
+    frame.extend_from_slice(payload);
+    frame.resize(frame_length(payload.len()), 0);
+    Some(frame)
+}
+
 /// The frame at an offset of a segment's file.
 pub(super) fn frame_at(file: &[u8], offset: usize, segment: u64, salt: u32) -> Result<Frame<'_>, NoFrame> {
     let rest = file.get(offset..).unwrap_or_default();
@@ -219,6 +227,23 @@ pub(super) fn next_frame(file: &[u8], from: usize, segment: u64, salt: u32) -> O
     let mut likely =
         starts.filter(|start| file.get(*start..).is_some_and(|rest| rest.starts_with(FRAME_MAGIC)));
     likely.find_map(|start| frame_at(file, start, segment, salt).ok())
+}
+
+/// What may be frames of a segment whose salt is not known: offset, CRC, and the bytes that it covers.
+pub(super) fn likely_frames(
+    file: &[u8],
+    from: usize,
+    segment: u64,
+) -> impl Iterator<Item = (usize, u32, &[u8])> {
+    let starts = (from.next_multiple_of(8)..file.len()).step_by(8);
+    starts.filter_map(move |start| {
+        let bytes = file.get(start..)?;
+        if !bytes.starts_with(FRAME_MAGIC) || u64_at(bytes, 16)? != segment {
+            return None;
+        }
+        let length = usize::try_from(u32_at(bytes, 8)?).ok()?;
+        Some((start, u32_at(bytes, 4)?, bytes.get(8..FRAME.checked_add(length)?)?))
+    })
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {

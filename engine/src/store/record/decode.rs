@@ -23,6 +23,8 @@ pub(in crate::store) enum Entry {
     Commit(Commit, Vec<(BodyId, Place)>),
     /// Ids below are reserved.
     Reservation(u64),
+    /// A repair put this in place of so many frames that could not be read.
+    Lost(u64),
 }
 
 /// Reads a payload that begins at `offset` of the file of a segment. Bodies come without their bytes.
@@ -41,6 +43,7 @@ pub(in crate::store) fn decode(
                 entry(Entry::Commit(commit, places));
             }
             2 => entry(Entry::Reservation(field.number()?)),
+            3 => entry(Entry::Lost(field.number()?)),
             _ => field.skip()?,
         }
     }

@@ -14,6 +14,16 @@ use crate::store::codec::{Encoder, SEALED};
 use crate::vault::VaultError;
 
 /// Reserves the ids below `limit`.
+/// A payload of about `room` bytes (at most, and less than eight below) that stands for lost frames.
+pub(in crate::store) fn encode_lost(frames: u64, room: usize, out: &mut Encoder) {
+    // The length of padding takes up to five bytes.
+    const AROUND: usize = 6;
+    out.number(3, frames);
+    if let Some(padding) = room.checked_sub(out.length() + AROUND) {
+        out.bytes(4, &vec![0; padding]);
+    }
+}
+
 pub(in crate::store) fn encode_reservation(limit: u64, out: &mut Encoder) {
     out.number(2, limit);
 }

@@ -4,7 +4,7 @@
 //!
 //! | in | tags |
 //! |---|---|
-//! | payload | 1 transaction, 2 reservation of ids: the first id not reserved |
+//! | payload | 1 transaction, 2 reservation of ids: the first id not reserved, 3 lost: how many frames a repair put this one in place of, 4 padding |
 //! | transaction | 1 sequence, 2 time, then operations in order: 16 body, 17 header, 18 move, 19 event, 20 keep |
 //! | body | 1 id, 2 type, 3 content type, 4 charset, 5 CRC-32 of the bytes as stored, 6 bytes |
 //! | header | 1 id, 2 session, 3 kind, 4 request, 5 caused by, 6 resent from, 7 source, 8 target, 9 type, 10 control id, 11 status, 12 error, 13 attempts, 14 created, 16 processed, 17 body, 18 size, 19 key, 20 reply to, 21 position, 22 order keys, 23 next attempt, 24 failing since, 25 unsolicited |
@@ -23,7 +23,7 @@ mod decode;
 mod encode;
 
 pub(in crate::store) use self::decode::{Entry, decode, decode_event, decode_header, open_body};
-pub(in crate::store) use self::encode::{encode, encode_event, encode_header, encode_reservation};
+pub(in crate::store) use self::encode::{encode, encode_event, encode_header, encode_lost, encode_reservation};
 use super::codec::DecodeError;
 use crate::event::Level;
 use crate::header::Status;

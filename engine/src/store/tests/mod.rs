@@ -5,6 +5,7 @@ mod contract;
 mod faults;
 mod format;
 mod keys;
+mod offline;
 mod power;
 mod reads;
 mod reopen;

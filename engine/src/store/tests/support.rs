@@ -65,6 +65,11 @@ impl Fixture {
         self.folder.as_ref().unwrap().path()
     }
 
+    /// The store and its folder.
+    pub(crate) fn into_parts(self) -> (Store, tempfile::TempDir) {
+        (self.store, self.folder.unwrap())
+    }
+
     /// Drops the store, as a crash does unless it was closed before, and opens it again.
     pub(crate) fn reopen(self) -> Fixture {
         self.closed_and_changed(|_| {})
