@@ -12,7 +12,8 @@ use clap::{Parser, Subcommand};
 use septet_engine::config::settings::Log;
 
 use commands::{
-    check, doc, hash_password, items, listen, messages, oauth, replay, resend, run, schema, send, store, test, trace,
+    check, doc, hash_password, items, listen, messages, oauth, replay, resend, run, schema, send, store,
+    test, trace,
 };
 
 /// HL7 integration engine: nothing lost, order kept, every message traceable and replayable.

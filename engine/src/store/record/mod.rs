@@ -23,7 +23,9 @@ mod decode;
 mod encode;
 
 pub(in crate::store) use self::decode::{Entry, decode, decode_event, decode_header, open_body};
-pub(in crate::store) use self::encode::{encode, encode_event, encode_header, encode_lost, encode_reservation};
+pub(in crate::store) use self::encode::{
+    encode, encode_event, encode_header, encode_lost, encode_reservation,
+};
 use super::codec::DecodeError;
 use crate::event::Level;
 use crate::header::Status;
