@@ -1,15 +1,11 @@
 //! The README's five-minute walk, on the shipped productions: what it promises a newcomer is what happens.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
 use serde_json::Value;
 
 use crate::support::files_below;
-use crate::support::shipped::{Shipped, root};
-
-fn text(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
+use crate::support::shipped::{Shipped, root, text};
 
 fn completed(all: &Value, item: &str) -> u64 {
     let items = all["items"].as_array().expect("items");

@@ -157,3 +157,8 @@ impl Drop for Shipped {
         self.kill();
     }
 }
+
+/// What a command printed.
+pub(crate) fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
