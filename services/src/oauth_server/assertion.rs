@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::clients::Client;
+use super::clients::{Client, Grant};
 use super::grants::hashed;
 use super::kept::Place;
 use super::remembered::Noted;
@@ -30,6 +30,8 @@ const LONGEST_ID: usize = 1024;
 enum Wrong {
     /// This.
     Because(&'static str),
+    /// This, by a name of its own.
+    As(ErrorCode, &'static str),
     /// It may be right, but it cannot be taken now.
     Unable,
 }
@@ -50,7 +52,8 @@ impl Server {
     ) -> Result<Arc<Client>, TokenError> {
         let fits = |asserted: &Asserted| {
             let own = asserted.subject == asserted.client.id && id.is_none_or(|id| id == asserted.client.id);
-            if own { Ok(()) } else { Err("iss, sub and client_id of the assertion must be the client's id") }
+            let text = "iss, sub and client_id of the assertion must be the client's id";
+            if own { Ok(()) } else { Err(Wrong::Because(text)) }
         };
         let asserted = self
             .assertion(assertion, now, fits)
@@ -69,10 +72,14 @@ impl Server {
         let fits = |asserted: &Asserted| {
             let Asserted { client, subject } = asserted;
             if sender.is_some_and(|sender| sender.id != client.id) {
-                return Err("the assertion is another client's");
+                return Err(Wrong::Because("the assertion is another client's"));
+            }
+            if !client.grants.contains(&Grant::JwtBearer) {
+                let text = "the client may not use this grant_type";
+                return Err(Wrong::As(ErrorCode::UnauthorizedClient, text));
             }
             if *subject != client.id && self.settings().user(subject).is_none() {
-                return Err("sub of the assertion is neither the client nor a user");
+                return Err(Wrong::Because("sub of the assertion is neither the client nor a user"));
             }
             Ok(())
         };
@@ -85,7 +92,7 @@ impl Server {
         &self,
         assertion: &str,
         now: Timestamp,
-        fits: impl FnOnce(&Asserted) -> Result<(), &'static str>,
+        fits: impl FnOnce(&Asserted) -> Result<(), Wrong>,
     ) -> Result<Asserted, Wrong> {
         let unknown = Wrong::Because("no client is known whose key signed the assertion");
         let issuer = claimed_issuer(assertion);
@@ -98,7 +105,7 @@ impl Server {
         let once = hashed(&format!("{} {id}", client.id));
         let subject = text(&claims, "sub").ok_or(Wrong::Because("the assertion has no sub"))?.to_owned();
         let asserted = Asserted { client, subject };
-        fits(&asserted).map_err(Wrong::Because)?;
+        fits(&asserted)?;
         self.use_up(&once, ends.saturating_add(LEEWAY), now.as_second()).await?;
         Ok(asserted)
     }
@@ -151,6 +158,7 @@ impl Wrong {
     fn told(self, code: ErrorCode) -> TokenError {
         match self {
             Wrong::Because(text) => TokenError::new(code, text),
+            Wrong::As(code, text) => TokenError::new(code, text),
             Wrong::Unable => TokenError::unable(),
         }
     }

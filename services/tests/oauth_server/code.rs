@@ -1,162 +1,13 @@
 //! People sign in: the pages as a browser without scripts sees them, codes, id tokens and refresh tokens.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use reqwest::redirect::Policy;
-use reqwest::{Client, Response};
 use septet_engine::clock::Clock;
-use serde_json::{Value, json};
-use url::Url;
+use serde_json::json;
 
-use crate::{Running, parts};
-
-const BACK: &str = "https://app.example/callback?keep=1";
-const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-/// Of the verifier (RFC 7636 appendix B).
-const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
-
-fn settings() -> String {
-    // The hash of "letmein"; argon2id with little memory, so that the test is quick.
-    use argon2::password_hash::PasswordHasher;
-    let params = argon2::Params::new(64, 1, 1, None).unwrap();
-    let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let hash = argon.hash_password(b"letmein").unwrap();
-    format!(
-        r#"
-scopes = {{ "results:write" = "Submit <your> results", "results:read" = "Read results" }}
-[services.auth.clients.app]
-secret = "app-secret"
-grants = ["authorization_code", "refresh_token"]
-redirect_uris = ["{BACK}", "http://127.0.0.1:9/cb"]
-[services.auth.clients.old]
-secret = "old-secret"
-grants = ["authorization_code"]
-scopes = ["results:read"]
-redirect_uris = ["https://old.example/"]
-pkce = false
-[services.auth.users.ada]
-password = "pa55 word"
-[services.auth.users.bob]
-password_hash = "{hash}"
-"#
-    )
-}
-
-/// A browser that follows nothing by itself.
-struct Browser {
-    server: Running,
-    http: Client,
-}
-
-/// A form of a page: where it goes and its hidden fields.
-struct Form {
-    html: String,
-    action: String,
-    fields: Vec<(String, String)>,
-}
-
-impl Form {
-    fn read(html: String) -> Form {
-        let between = |text: &str, start: &str| {
-            let (_, rest) = text.split_once(start).unwrap();
-            rest.split_once('"').unwrap().0.to_owned()
-        };
-        let action = between(&html, "action=\"");
-        let hidden = html.lines().filter(|line| line.contains("type=\"hidden\""));
-        let fields = hidden.map(|line| (between(line, "name=\""), between(line, "value=\""))).collect();
-        Form { action, fields, html }
-    }
-}
-
-impl Browser {
-    async fn new() -> Browser {
-        let http = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
-        Browser { server: Running::start(&settings()).await, http }
-    }
-
-    /// The usual request of `app`, with some parameters changed; an empty value takes one away.
-    fn request(changes: &[(&str, &str)]) -> Vec<(String, String)> {
-        let usual = [
-            ("response_type", "code"),
-            ("client_id", "app"),
-            ("redirect_uri", BACK),
-            ("scope", "openid results:write"),
-            ("state", "st&te=ü"),
-            ("nonce", "n-1"),
-            ("code_challenge", CHALLENGE),
-            ("code_challenge_method", "S256"),
-        ];
-        let mut all: BTreeMap<&str, &str> = usual.into_iter().collect();
-        all.extend(changes.iter().copied());
-        all.into_iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(n, v)| (n.to_owned(), v.to_owned()))
-            .collect()
-    }
-
-    async fn authorize(&self, changes: &[(&str, &str)]) -> Response {
-        let url = self.server.url("/oauth2/authorize");
-        self.http.get(url).query(&Browser::request(changes)).send().await.unwrap()
-    }
-
-    async fn submit(&self, form: &Form, more: &[(&str, &str)]) -> Response {
-        let mut fields = form.fields.clone();
-        fields.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-        self.http.post(self.server.url(&form.action)).form(&fields).send().await.unwrap()
-    }
-
-    /// From the request to the answer that goes back to the client.
-    async fn answer(
-        &self,
-        changes: &[(&str, &str)],
-        user: (&str, &str),
-        decision: &str,
-    ) -> BTreeMap<String, String> {
-        let page = self.authorize(changes).await;
-        assert_eq!(page.status(), 200);
-        let form = Form::read(page.text().await.unwrap());
-        let page = self.submit(&form, &[("username", user.0), ("password", user.1)]).await;
-        assert_eq!(page.status(), 200);
-        let form = Form::read(page.text().await.unwrap());
-        returned(&self.submit(&form, &[("decision", decision)]).await)
-    }
-
-    async fn code(&self, changes: &[(&str, &str)]) -> String {
-        self.answer(changes, ("ada", "pa55 word"), "allow").await.remove("code").unwrap()
-    }
-
-    async fn redeem(&self, code: &str, changes: &[(&str, &str)]) -> (u16, Value) {
-        let mut form = BTreeMap::from([
-            ("grant_type", "authorization_code"),
-            ("code", code),
-            ("redirect_uri", BACK),
-            ("code_verifier", VERIFIER),
-        ]);
-        form.extend(changes.iter().copied());
-        let form: Vec<_> = form.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-        self.server.ask("app", "app-secret", &form).await
-    }
-
-    async fn refresh(&self, token: &str, more: &[(&str, &str)]) -> (u16, Value) {
-        let mut form = vec![("grant_type", "refresh_token"), ("refresh_token", token)];
-        form.extend_from_slice(more);
-        self.server.ask("app", "app-secret", &form).await
-    }
-}
-
-/// What a redirect back to the client says.
-fn returned(response: &Response) -> BTreeMap<String, String> {
-    assert_eq!(response.status(), 303);
-    let url = Url::parse(response.headers().get("location").unwrap().to_str().unwrap()).unwrap();
-    url.query_pairs().into_owned().collect()
-}
-
-fn text<'a>(reply: &'a Value, name: &str) -> &'a str {
-    reply.get(name).and_then(Value::as_str).unwrap_or_else(|| panic!("no {name} in {reply}"))
-}
+use crate::support::{BACK, Browser, CHALLENGE, Form, VERIFIER, parts, returned, settings, text};
 
 // === the whole way ===
 
@@ -356,6 +207,19 @@ async fn a_code_ends_after_a_minute() {
 }
 
 #[tokio::test]
+async fn a_code_survives_a_restart_and_still_counts_once() {
+    let browser = Browser::new().await;
+    let code = browser.code(&[]).await;
+    let browser = Browser::of(browser.server.again(&settings()).await);
+    let (status, reply) = browser.redeem(&code, &[]).await;
+    assert_eq!(status, 200, "{reply}");
+    let refresh = text(&reply, "refresh_token").to_owned();
+    let browser = Browser::of(browser.server.again(&settings()).await);
+    assert_eq!(browser.redeem(&code, &[]).await.0, 400);
+    assert_eq!(browser.refresh(&refresh, &[]).await.0, 400, "the second use ended what the first gave");
+}
+
+#[tokio::test]
 async fn a_code_that_comes_twice_revokes_what_it_gave() {
     let browser = Browser::new().await;
     let code = browser.code(&[]).await;
@@ -405,11 +269,7 @@ async fn refresh_tokens_survive_a_restart_and_end_after_a_day() {
     let code = browser.code(&[]).await;
     let (_, reply) = browser.redeem(&code, &[]).await;
     let token = text(&reply, "refresh_token").to_owned();
-    let Browser { server, http } = browser;
-    let (issuer, port) = (server.issuer.clone(), server.issuer.rsplit(':').next().unwrap().parse().unwrap());
-    let (store, clock) = server.stop().await;
-    let server = Running::over(store, clock, port, &issuer, &settings()).await;
-    let browser = Browser { server, http };
+    let browser = Browser::of(browser.server.again(&settings()).await);
     browser.server.clock.advance(Duration::from_secs(24 * 3600 - 1));
     let (status, reply) = browser.refresh(&token, &[]).await;
     assert_eq!(status, 200, "{reply}");
