@@ -1,6 +1,7 @@
 //! An MLLP client and receiver that share no code with the product.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,10 +31,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(port: u16) -> Self {
-        Client {
-            stream: TcpStream::connect(("127.0.0.1", port)).await.expect("the service listens"),
-            buffer: Vec::new(),
-        }
+        Client::try_connect(port).await.expect("the service listens")
+    }
+
+    pub(crate) async fn try_connect(port: u16) -> Option<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        Some(Client { stream, buffer: Vec::new() })
     }
 
     pub(crate) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
@@ -74,21 +77,36 @@ pub(crate) fn msa(ack: &str) -> (String, String) {
     (fields.get(1).copied().unwrap_or("").to_owned(), fields.get(2).copied().unwrap_or("").to_owned())
 }
 
+/// Counts a connection as open.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// A receiver that keeps every body it gets and answers AA.
 #[derive(Clone, Default)]
 pub(crate) struct Receiver {
     pub(crate) bodies: Arc<Mutex<Vec<String>>>,
+    /// How many bodies had come when each life of the sender ended.
+    ends: Arc<Mutex<Vec<usize>>>,
+    /// Connections that are open.
+    open: Arc<AtomicUsize>,
 }
 
 impl Receiver {
     pub(crate) async fn listen(port: u16) -> Self {
         let receiver = Receiver::default();
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
-        let bodies = receiver.bodies.clone();
+        let (bodies, open) = (receiver.bodies.clone(), receiver.open.clone());
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let bodies = bodies.clone();
+                let (bodies, open) = (bodies.clone(), open.clone());
+                open.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
+                    let _open = Open(open);
                     let mut client = Client { stream, buffer: Vec::new() };
                     while let Some(body) = client.read().await {
                         let id = body.split('|').nth(9).unwrap_or("").to_owned();
@@ -103,6 +121,26 @@ impl Receiver {
             }
         });
         receiver
+    }
+
+    /// The sender was killed: takes in what it had still sent.
+    pub(crate) async fn next_life(&self) {
+        let mut quiet = 0;
+        while quiet < 3 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            quiet = if self.open.load(Ordering::SeqCst) == 0 { quiet + 1 } else { 0 };
+        }
+        self.ends.lock().await.push(self.bodies.lock().await.len());
+    }
+
+    /// The control ids that came in each life of the sender, up to now.
+    pub(crate) async fn lives(&self) -> Vec<Vec<String>> {
+        let bodies = self.bodies.lock().await;
+        let ids: Vec<String> =
+            bodies.iter().map(|body| body.split('|').nth(9).unwrap_or("").to_owned()).collect();
+        let mut start = 0;
+        let ends = self.ends.lock().await.clone().into_iter().chain([ids.len()]);
+        ends.map(|end| ids[std::mem::replace(&mut start, end)..end].to_vec()).collect()
     }
 
     pub(crate) async fn until(&self, count: usize) -> Vec<String> {

@@ -9,6 +9,7 @@ pub(crate) mod vendor;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -16,10 +17,17 @@ use serde_json::Value;
 /// How long anything may take before a test gives up on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago. Not one of those that the system gives to outgoing connections: it
+/// must still be free when a process that was killed listens on it again.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
-    listener.local_addr().expect("a bound socket has an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = std::process::id().wrapping_mul(7919).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 10_000 + (n % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A production in a folder of its own, and the binary that runs it.
@@ -80,7 +88,7 @@ impl Septet {
                 panic!("septet ended with {status}:\n{}", self.log());
             }
             assert!(Instant::now() < deadline, "septet is not ready:\n{}", self.log());
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -92,11 +100,16 @@ impl Septet {
         }
     }
 
+    /// SIGTERM; does not wait.
+    pub(crate) fn ask_to_stop(&self) {
+        let pid = self.child.as_ref().expect("running").id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists");
+    }
+
     /// SIGTERM; returns the exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
+        self.ask_to_stop();
         let mut child = self.child.take()?;
-        let pid = child.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().expect("kill exists");
         child.wait().expect("the process ends").code()
     }
 
