@@ -28,7 +28,7 @@ fuzz:
 # Thousands of kill -9 rounds and power cuts.
 crash:
     SEPTET_CRASH_ROUNDS=2000 SEPTET_POWER_ROUNDS=20000 cargo test --release --test end_to_end crash
-    SEPTET_POWER_ROUNDS=20000 cargo test --release -p septet-engine power_cut
+    SEPTET_POWER_ROUNDS=20000 SEPTET_MODEL_CASES=20000 cargo test --release -p septet-engine --lib store::tests
 
 # Licences, advisories, duplicates (needs cargo-deny).
 deny:

@@ -5,6 +5,7 @@ mod contract;
 mod faults;
 mod format;
 mod keys;
+mod model;
 mod offline;
 mod power;
 mod reads;
