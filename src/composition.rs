@@ -9,6 +9,7 @@ use septet_engine::clock::{SharedClock, SystemClock};
 use septet_engine::config::env::Env;
 use septet_engine::config::load::{Loaded, load, load_sources, production_file};
 use septet_engine::config::plan::Plan;
+use septet_engine::config::settings::Admin;
 use septet_engine::files::SystemFiles;
 use septet_engine::host::{Keep as _, KeepFamily};
 use septet_engine::process::LaneFactory;
@@ -101,6 +102,16 @@ pub(crate) fn guess_store(path: &Path) -> PathBuf {
     folder(path).join(found.unwrap_or_else(|| "data".to_owned()))
 }
 
+/// Where people reach the admin listener; one that listens everywhere, from this machine.
+fn admin_url(admin: &Admin) -> String {
+    let scheme = if admin.tls.is_some() { "https" } else { "http" };
+    match admin.hosts.first() {
+        Some(host) if !admin.listen.ip().is_loopback() => format!("{scheme}://{host}"),
+        _ if admin.listen.ip().is_unspecified() => format!("{scheme}://localhost:{}", admin.listen.port()),
+        _ => format!("{scheme}://{}", admin.listen),
+    }
+}
+
 /// Gives the token manager a plan's OAuth clients, each with the items that are configured to use it.
 pub(crate) fn give_clients(tokens: &TokenManager, plan: &Plan) {
     let mut used_by: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -108,6 +119,9 @@ pub(crate) fn give_clients(tokens: &TokenManager, plan: &Plan) {
         for client in &item.built.facts.oauth {
             used_by.entry(client.clone()).or_default().push(item.name.to_string());
         }
+    }
+    if let Some(admin) = &plan.admin {
+        tokens.reached_at(&admin_url(admin));
     }
     tokens.update(plan.oauth.values().cloned(), &used_by);
 }

@@ -12,7 +12,7 @@ use septet_engine::director::{Engine, Orphans, Parts, StartError};
 use septet_engine::host::Keep;
 use septet_engine::id::ItemName;
 use septet_engine::store::{Options, Store};
-use septet_oauth::TokenManager;
+use septet_oauth::{TokenAlert, TokenManager};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -177,7 +177,12 @@ async fn start(
     composition::remember(&store, &plan).await;
 
     let over = CancellationToken::new();
-    let mut tasks = vec![tokio::spawn(tokens.clone().renew(over.clone()))];
+    let alerting = engine.clone();
+    let raise = move |alert: TokenAlert| {
+        let engine = alerting.clone();
+        async move { engine.alert(alert.level, "oauth.refresh_token", alert.text).await }
+    };
+    let mut tasks = vec![tokio::spawn(tokens.clone().renew(raise, over.clone()))];
     if let (Some(listener), Some(admin)) = (listener, admin) {
         let (reload_path, reload_engine, reload_tokens) = (path.to_owned(), engine.clone(), tokens.clone());
         let parts = septet_admin::Parts {

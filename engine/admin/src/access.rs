@@ -27,6 +27,7 @@ use septet_oauth::{Check, Refusal};
 use tokio::sync::Semaphore;
 
 use crate::Context;
+use crate::api::sign_in;
 use crate::bearer::Bearer;
 use crate::listen::Peer;
 use crate::problem::Problem;
@@ -191,7 +192,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// What a route asks of the account.
 fn needed(method: &Method, path: &str) -> Role {
-    if method == Method::GET || method == Method::HEAD || path == "/api/v1/messages/search" {
+    if sign_in::is_step(path) {
+        Role::Operator
+    } else if method == Method::GET || method == Method::HEAD || path == "/api/v1/messages/search" {
         Role::Viewer
     } else if path == "/api/v1/production/reload"
         || path == "/api/v1/purge"
@@ -263,6 +266,12 @@ fn refuse(context: &Context, headers: &HeaderMap, denied: Denied) -> Response {
     }
 }
 
+/// Whether a person goes there, rather than a script or an image of some page.
+fn navigates(headers: &HeaderMap) -> bool {
+    let mode = headers.get("sec-fetch-mode").and_then(|value| value.to_str().ok());
+    !headers.contains_key(header::ORIGIN) && mode.is_none_or(|mode| mode == "navigate")
+}
+
 /// Every request goes through here first.
 pub(crate) async fn check(State(context): State<Context>, mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
@@ -278,7 +287,9 @@ pub(crate) async fn check(State(context): State<Context>, mut request: Request, 
         let detail = "this Host is not served here; add it to admin.hosts";
         return Problem::new(StatusCode::MISDIRECTED_REQUEST, detail).into_response();
     }
-    if is_foreign(headers) {
+    // A provider sends people back from its own site; what they bring is judged by its state.
+    let comes_back = request.method() == Method::GET && sign_in::is_callback(&path) && navigates(headers);
+    if is_foreign(headers) && !comes_back {
         return Problem::new(StatusCode::FORBIDDEN, "requests from other sites are refused").into_response();
     }
     let now = context.parts.engine.store().clock().now();
@@ -348,6 +359,15 @@ mod tests {
         assert!(is_foreign(&headers(&[("host", "localhost:8700"), ("origin", "https://evil.example")])));
         assert!(is_foreign(&headers(&[("host", "localhost:8700"), ("origin", "null")])));
         assert!(is_foreign(&headers(&[("host", "localhost:8700"), ("sec-fetch-site", "cross-site")])));
+    }
+
+    #[test]
+    fn signing_in_for_a_client_takes_an_operator() {
+        for path in ["/oauth/vendor/connect", "/oauth/vendor/callback"] {
+            assert_eq!(needed(&Method::GET, path), Role::Operator, "{path}");
+        }
+        assert_eq!(needed(&Method::GET, "/oauth"), Role::Viewer);
+        assert_eq!(needed(&Method::POST, "/api/v1/oauth/vendor/test"), Role::Operator);
     }
 
     #[tokio::test]

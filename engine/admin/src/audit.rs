@@ -70,6 +70,14 @@ impl Audit {
         }
     }
 
+    /// Somebody saw the server's words about an OAuth client.
+    pub(crate) async fn viewed_client(&self, who: Option<&str>, client: &str) {
+        if self.first_this_minute(who, "message.viewed", format!("oauth {client}")) {
+            let text = format!("the last error of OAuth client {client} was viewed");
+            self.log(who, NewEvent::new(Level::Info, "message.viewed", text)).await;
+        }
+    }
+
     /// Somebody searched by keys or listed them. The names of the keys, never their values.
     pub(crate) async fn searched(&self, who: Option<&str>, keys: &[(String, String)]) {
         let names: Vec<_> = keys.iter().map(|(name, _)| name.as_str()).collect();

@@ -68,6 +68,8 @@ pub(crate) struct Context {
     pub(crate) parts: Parts,
     pub(crate) access: Arc<access::Access>,
     pub(crate) audit: Arc<audit::Audit>,
+    /// How browsers reach it: `https` with TLS or behind a proxy.
+    pub(crate) scheme: &'static str,
 }
 
 impl FromRef<Context> for Engine {
@@ -80,7 +82,8 @@ impl FromRef<Context> for Engine {
 pub fn router(parts: Parts, settings: &Admin, listening: SocketAddr) -> Router {
     let access = Arc::new(access::Access::new(settings, listening, parts.engine.store().clock()));
     let audit = Arc::new(audit::Audit::new(parts.engine.clone()));
-    api::router(Context { parts, access, audit })
+    let scheme = if settings.tls.is_some() || settings.behind_proxy { "https" } else { "http" };
+    api::router(Context { parts, access, audit, scheme })
 }
 
 /// Serves the API until `stop`, then finishes the requests under way.

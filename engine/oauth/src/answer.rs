@@ -20,6 +20,12 @@ pub(crate) struct Answer {
     pub(crate) token: Zeroizing<String>,
     pub(crate) ends: Ends,
     pub(crate) refresh: Option<Zeroizing<String>>,
+    /// When the refresh token ends, where the server says so: Keycloak and others do.
+    pub(crate) refresh_ends: Option<Ends>,
+    /// The scopes given, where the server says so (RFC 6749 §5.1).
+    pub(crate) scope: Option<String>,
+    /// Looked at after a sign-in only (OpenID Connect Core §3.1.3.3).
+    pub(crate) id_token: Option<Zeroizing<String>>,
 }
 
 /// When a token ends.
@@ -34,6 +40,16 @@ pub(crate) enum Ends {
 }
 
 impl Ends {
+    /// A date by a clock that is ahead of ours, by ours.
+    pub(crate) fn by_our_clock(self, skew: Option<SignedDuration>) -> Ends {
+        match self {
+            Ends::At(moment) => {
+                Ends::At(moment.saturating_sub(skew.unwrap_or_default()).unwrap_or(Timestamp::MIN))
+            }
+            other => other,
+        }
+    }
+
     /// The moment, for a token asked for at `asked`.
     pub(crate) fn at(self, asked: Timestamp, default_lifetime: Duration) -> Timestamp {
         let after = |lifetime| {
@@ -90,14 +106,30 @@ pub(crate) fn read(status: u16, body: &[u8], token: &str, expires_in: &str) -> R
     if ["dpop", "mac", "pop"].iter().any(|other| kind.eq_ignore_ascii_case(other)) {
         return Err(refusal("the token is not a bearer token".into()));
     }
+    let secret = |name: &str| Some(Zeroizing::new(json.get(name)?.as_str()?.to_owned()));
     Ok(Answer {
         token: Zeroizing::new(found.to_owned()),
         ends: json.pointer(expires_in).map_or(Ends::Unsaid, ends),
-        refresh: json
-            .get("refresh_token")
-            .and_then(Value::as_str)
-            .map(|text| Zeroizing::new(text.to_owned())),
+        refresh: secret("refresh_token").filter(|text| !text.is_empty()),
+        refresh_ends: ["refresh_token_expires_in", "refresh_expires_in"]
+            .iter()
+            .filter_map(|name| json.get(*name).map(ends))
+            // Keycloak says 0 for a token without an end.
+            .find(|ends| !matches!(ends, Ends::Unsaid | Ends::After(Duration::ZERO))),
+        scope: scope(&json),
+        id_token: secret("id_token"),
     })
+}
+
+/// The scopes as one text; some servers write a list. Cut, and without characters that no scope has.
+fn scope(json: &Value) -> Option<String> {
+    let scope = match json.get("scope")? {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
+        _ => return None,
+    };
+    let legal = |c: &char| c.is_ascii_graphic() || *c == ' ';
+    Some(scope.chars().filter(legal).take(2000).collect())
 }
 
 /// A well-formed `error` (RFC 6749 §5.2 allows more characters; codes in use need no more than these).
@@ -196,6 +228,21 @@ mod tests {
         let answer = read(200, body, "/data/token", "/data/ttl").ok().unwrap();
         assert_eq!(*answer.token, "abc");
         assert_eq!(answer.ends, Ends::After(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn what_the_server_says_of_scope_and_refresh_token_is_read() {
+        let read = |body: &str| read(200, body.as_bytes(), "/access_token", "/expires_in").ok().unwrap();
+        let keycloak =
+            read(r#"{"access_token":"t","refresh_token":"r","refresh_expires_in":1800,"scope":"a b"}"#);
+        assert_eq!(keycloak.refresh_ends, Some(Ends::After(Duration::from_secs(1800))));
+        assert_eq!(keycloak.scope.as_deref(), Some("a b"));
+        let offline =
+            read(r#"{"access_token":"t","refresh_token":"","refresh_expires_in":0,"scope":["a","b"]}"#);
+        assert_eq!((offline.refresh.is_none(), offline.refresh_ends), (true, None));
+        assert_eq!(offline.scope.as_deref(), Some("a b"));
+        let other = read(r#"{"access_token":"t","refresh_token":"r","refresh_token_expires_in":"60"}"#);
+        assert_eq!(other.refresh_ends, Some(Ends::After(Duration::from_secs(60))));
     }
 
     #[test]

@@ -25,6 +25,15 @@ pub(crate) enum Grant {
     RefreshToken,
     /// RFC 7523 §2.1.
     JwtBearer,
+    /// RFC 6749 §4.1: a person signs in once, then refresh tokens.
+    AuthorizationCode,
+}
+
+impl Grant {
+    /// Whether an operator must act once the refresh token is gone: nothing in the settings can replace it.
+    pub(crate) fn needs_a_person(self) -> bool {
+        matches!(self, Grant::AuthorizationCode | Grant::RefreshToken)
+    }
 }
 
 /// How a client says who it is.
@@ -81,7 +90,17 @@ impl fmt::Debug for Client {
 
 /// Every problem of a client's settings: the key at fault, a code, and what is wrong (never a secret).
 pub fn check(client: &OAuthClient) -> Vec<(&'static str, &'static str, String)> {
-    Client::new(&Arc::new(client.clone())).err().unwrap_or_default()
+    let mut problems = Client::new(&Arc::new(client.clone())).err().unwrap_or_default();
+    let tls = &client.tls;
+    let belongs = tls.cert.is_some() == tls.key.is_some();
+    // Files are looked at here only: one that is renewed just now must not disable a running client.
+    if belongs
+        && (tls.ca.is_some() || tls.cert.is_some())
+        && let Err(fault) = client_tls::config(tls)
+    {
+        problems.push(("tls", INVALID, fault.text));
+    }
+    problems
 }
 
 type Problems = Vec<(&'static str, &'static str, String)>;
@@ -90,8 +109,6 @@ type Problems = Vec<(&'static str, &'static str, String)>;
 const MISSING: &str = "S0501";
 /// A value that cannot be.
 const INVALID: &str = "S0502";
-/// Not in this version.
-const UNAVAILABLE: &str = "S0503";
 
 impl Client {
     /// Understands the settings, or says everything that is wrong with them.
@@ -139,7 +156,7 @@ impl Client {
     /// Whether a refresh token is of use: with client credentials one is refused (RFC 6749 §4.4.3) or, where
     /// a server sends it all the same, never better than the credentials.
     pub(crate) fn refreshes(&self) -> bool {
-        matches!(self.grant, Grant::Password | Grant::RefreshToken)
+        matches!(self.grant, Grant::Password | Grant::RefreshToken | Grant::AuthorizationCode)
     }
 
     /// A text of the server's with every secret of this client masked: servers echo requests.
@@ -185,8 +202,9 @@ fn grant(settings: &OAuthClient, problems: &mut Problems) -> Option<Grant> {
             Some(Grant::JwtBearer)
         }
         "authorization_code" => {
-            problems.push(("grant", UNAVAILABLE, "grant authorization_code is not available yet".into()));
-            None
+            let somewhere = settings.authorization_url.is_some() || settings.issuer.is_some();
+            need(problems, "authorization_url", somewhere, "grant authorization_code without issuer");
+            Some(Grant::AuthorizationCode)
         }
         other => {
             let known = "client_credentials, password, refresh_token, jwt_bearer or authorization_code";
@@ -236,7 +254,13 @@ fn endpoints(settings: &OAuthClient, problems: &mut Problems) {
     if settings.token_url.is_none() && settings.issuer.is_none() {
         problems.push(("token_url", MISSING, "an OAuth client needs token_url or issuer".into()));
     }
-    for (key, value) in [("token_url", &settings.token_url), ("issuer", &settings.issuer)] {
+    let urls = [
+        ("token_url", &settings.token_url),
+        ("authorization_url", &settings.authorization_url),
+        ("issuer", &settings.issuer),
+        ("redirect_uri", &settings.redirect_uri),
+    ];
+    for (key, value) in urls {
         if let Some(Err(why)) = value.as_deref().map(net::endpoint) {
             problems.push((key, INVALID, format!("{key} cannot be used: {why}")));
         }
@@ -307,6 +331,8 @@ fn version(settings: &OAuthClient) -> String {
     };
     let secret = |secret: &'_ Option<Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
     let params = serde_json::to_string(&settings.params).unwrap_or_default();
+    // A token may be bound to the certificate that fetched it (RFC 8705 §3).
+    let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
     for text in [
         Some(settings.name.as_str()),
         settings.token_url.as_deref(),
@@ -330,6 +356,8 @@ fn version(settings: &OAuthClient) -> String {
         settings.key_id.as_deref(),
         settings.signing_alg.as_deref(),
         Some(&settings.reply_access_token),
+        settings.authorization_url.as_deref(),
+        path(&settings.tls.cert).as_deref(),
     ] {
         add(text);
     }

@@ -14,6 +14,7 @@ use crate::net::{self, NetError};
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Metadata {
     pub(crate) issuer: String,
+    pub(crate) authorization_endpoint: Option<String>,
     pub(crate) token_endpoint: Option<String>,
     pub(crate) jwks_uri: Option<String>,
 }
@@ -125,8 +126,12 @@ mod tests {
 
     #[test]
     fn a_mismatch_shows_both_issuers() {
-        let metadata =
-            |issuer: &str| Metadata { issuer: issuer.into(), token_endpoint: None, jwks_uri: None };
+        let metadata = |issuer: &str| Metadata {
+            issuer: issuer.into(),
+            authorization_endpoint: None,
+            token_endpoint: None,
+            jwks_uri: None,
+        };
         assert!(judged(metadata("https://a.example"), "https://a.example").is_ok());
         let error = judged(metadata("https://a.example/"), "https://a.example").unwrap_err();
         assert!(error.text.contains("https://a.example is expected"), "{}", error.text);

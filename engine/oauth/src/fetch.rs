@@ -1,16 +1,19 @@
 //! One token request: finds the endpoint, writes the request as the client's settings ask, judges the reply.
-//! Nothing is remembered here, and nothing is tried twice; [`crate::manager`] does both.
+//! Nothing is remembered here, and nothing is tried twice; [`crate::slot`] does both.
 
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use reqwest::RequestBuilder;
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use septet_engine::fault::{Fault, Sensitive};
+use septet_engine::vault::MASK;
 use serde_json::{Map, Value, json};
 use url::Url;
 use zeroize::Zeroizing;
@@ -22,6 +25,9 @@ use crate::net;
 
 /// Assertions live this long (seconds): the contract allows five minutes.
 const ASSERTION_LIFETIME: i64 = 240;
+/// Clocks that differ by less are right enough: the `Date` header has whole seconds, and a reply takes its time.
+const LEAST_SKEW: SignedDuration = SignedDuration::from_secs(20);
+const MOST_SKEW: SignedDuration = SignedDuration::from_hours(1);
 /// A `Retry-After` longer than this is taken as this.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
@@ -29,8 +35,30 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     pub(crate) token_url: Url,
+    /// Where a person signs in, for the grant that needs it.
+    pub(crate) authorization_url: Option<Url>,
     /// The issuer, where it was discovered: the audience of authentication assertions.
     pub(crate) issuer: Option<String>,
+}
+
+/// What is asked for a token with.
+#[derive(Clone, Copy)]
+pub(crate) enum Ask<'a> {
+    /// What the settings say.
+    Grant,
+    /// This refresh token (RFC 6749 §6), whatever the grant.
+    Refresh(&'a str),
+    /// What a person's sign-in brought.
+    Code(&'a CodeExchange),
+}
+
+/// An authorization code with what proves that it was ours to get (RFC 7636).
+pub(crate) struct CodeExchange {
+    pub(crate) code: Zeroizing<String>,
+    pub(crate) verifier: Zeroizing<String>,
+    pub(crate) redirect_uri: String,
+    /// Set where an id_token was asked for.
+    pub(crate) nonce: Option<String>,
 }
 
 /// Why there is no token, and how long the server asks to be left alone.
@@ -38,11 +66,13 @@ pub(crate) struct Endpoint {
 pub(crate) struct FetchError {
     pub(crate) fault: Fault,
     pub(crate) retry_after: Option<Duration>,
+    /// How far the server's clock is ahead of ours, where that is much.
+    pub(crate) skew: Option<SignedDuration>,
 }
 
 impl FetchError {
     pub(crate) fn new(code: impl Into<String>, text: impl Into<String>) -> Self {
-        FetchError { fault: Fault::new("call", code, text), retry_after: None }
+        Fault::new("call", code, text).into()
     }
 
     /// Whether the server said this OAuth error code.
@@ -51,13 +81,25 @@ impl FetchError {
     }
 }
 
+impl From<Fault> for FetchError {
+    fn from(fault: Fault) -> Self {
+        FetchError { fault, retry_after: None, skew: None }
+    }
+}
+
 impl Client {
     /// Where to ask: the configured URL, or what the issuer's discovery document says.
     pub(crate) async fn endpoint(&self, timeout: Duration) -> Result<Endpoint, FetchError> {
         let settings = &self.settings;
-        if let Some(url) = &settings.token_url {
-            let token_url = net::endpoint(url).map_err(|why| FetchError::new("url", why))?;
-            return Ok(Endpoint { token_url, issuer: None });
+        let given = |url: &Option<String>| {
+            let url = url.as_deref().map(net::endpoint).transpose();
+            url.map_err(|why| FetchError::new("url", why))
+        };
+        let (token_url, authorization_url) =
+            (given(&settings.token_url)?, given(&settings.authorization_url)?);
+        let complete = authorization_url.is_some() || self.grant != Grant::AuthorizationCode;
+        if let (Some(token_url), true) = (&token_url, complete) {
+            return Ok(Endpoint { token_url: token_url.clone(), authorization_url, issuer: None });
         }
         let issuer = settings.issuer.as_deref().unwrap_or_default();
         let expected = settings.expected_issuer.as_deref().unwrap_or(issuer);
@@ -67,30 +109,36 @@ impl Client {
             error.fault.detail = detail.map(Sensitive);
             error
         })?;
-        let url = metadata.token_endpoint.ok_or_else(|| {
+        let named = |url: Option<String>, what: &str| {
+            let url = url.as_deref().map(net::endpoint).transpose();
+            url.map_err(|why| FetchError::new("issuer", format!("the discovered {what} endpoint is {why}")))
+        };
+        let token_url = token_url.or(named(metadata.token_endpoint, "token")?).ok_or_else(|| {
             FetchError::new("issuer", "discovery failed: the document names no token endpoint")
         })?;
-        let token_url = net::endpoint(&url)
-            .map_err(|why| FetchError::new("issuer", format!("the discovered token endpoint is {why}")))?;
-        Ok(Endpoint { token_url, issuer: Some(metadata.issuer) })
+        let authorization_url =
+            authorization_url.or(named(metadata.authorization_endpoint, "authorization")?);
+        Ok(Endpoint { token_url, authorization_url, issuer: Some(metadata.issuer) })
     }
 
-    /// Asks for a token. With `refresh` it shows that refresh token (RFC 6749 §6), whatever the grant.
+    /// Asks for a token. `now` is the time that assertions say, `asked` the time here.
     pub(crate) async fn ask(
         &self,
         endpoint: &Endpoint,
-        refresh: Option<&str>,
-        now: Timestamp,
+        ask: Ask<'_>,
+        (now, asked): (Timestamp, Timestamp),
         timeout: Duration,
     ) -> Result<Answer, FetchError> {
-        let request = self.request(endpoint, refresh, now, timeout)?;
+        let (request, sent) = self.request(endpoint, &ask, now, timeout)?;
         let shown = net::shown(&endpoint.token_url);
         let reply = net::send(request)
             .await
             .map_err(|error| FetchError::new(error.code, format!("{shown}: {}", error.text)))?;
         let settings = &self.settings;
         let pointers = (&settings.reply_access_token, &settings.reply_expires_in);
-        answer::read(reply.status, &reply.body, pointers.0, pointers.1).map_err(|refusal| {
+        let skew = skew(&reply.headers, asked);
+        let answer = answer::read(reply.status, &reply.body, pointers.0, pointers.1);
+        let mut answer = answer.map_err(|refusal| {
             let code = match (refusal.error, reply.status) {
                 (Some(code), _) => code,
                 (None, 200..300) => "reply".into(),
@@ -98,32 +146,38 @@ impl Client {
             };
             let mut error = FetchError::new(code, format!("{shown}: {}", refusal.text));
             if !refusal.detail.is_empty() {
-                let mut words = self.masked(&refusal.detail);
-                if let Some(refresh) = refresh {
-                    words = words.replace(refresh, septet_engine::vault::MASK);
-                }
-                error.fault.detail = Some(Sensitive(words));
+                error.fault.detail = Some(Sensitive(masked(self.masked(&refusal.detail), &sent)));
             }
             if matches!(reply.status, 429 | 503) {
-                error.retry_after = retry_after(&reply.headers, now);
+                error.retry_after = retry_after(&reply.headers, asked);
             }
+            error.skew = skew;
             error
-        })
+        })?;
+        // A date is the server's: by its clock.
+        answer.ends = answer.ends.by_our_clock(skew);
+        answer.refresh_ends = answer.refresh_ends.map(|ends| ends.by_our_clock(skew));
+        Ok(answer)
     }
 
+    /// The request, and everything secret in it.
     fn request(
         &self,
         endpoint: &Endpoint,
-        refresh: Option<&str>,
+        ask: &Ask<'_>,
         now: Timestamp,
         timeout: Duration,
-    ) -> Result<RequestBuilder, FetchError> {
+    ) -> Result<(RequestBuilder, Vec<Zeroizing<String>>), FetchError> {
         let settings = &self.settings;
         let mut fields = Fields::default();
-        self.grant_fields(&mut fields, endpoint, refresh, now)?;
-        for (name, value) in
-            [("scope", &settings.scope), ("audience", &settings.audience), ("resource", &settings.resource)]
-        {
+        self.grant_fields(&mut fields, endpoint, ask, now)?;
+        // A code is for the scopes that the person agreed to (RFC 6749 §4.1.3).
+        let scope = settings.scope.as_ref().filter(|_| !matches!(ask, Ask::Code(_)));
+        for (name, value) in [
+            ("scope", scope),
+            ("audience", settings.audience.as_ref()),
+            ("resource", settings.resource.as_ref()),
+        ] {
             if let Some(value) = value {
                 fields.text(name, value);
             }
@@ -132,6 +186,7 @@ impl Client {
         for (name, value) in &settings.params {
             fields.0.insert(name.clone(), value.clone());
         }
+        let sent = fields.secrets();
         let client = net::client(&endpoint.token_url, &settings.tls, timeout)
             .map_err(|error| FetchError::new(error.code, error.text))?;
         let (content_type, body) = match self.body {
@@ -149,21 +204,31 @@ impl Client {
                 .map_err(|_| FetchError::new("config", "a header of the client is not legal"))?;
             headers.insert(name, secret_header(value.reveal())?);
         }
-        Ok(client.post(endpoint.token_url.clone()).headers(headers).body(body))
+        Ok((client.post(endpoint.token_url.clone()).headers(headers).body(body), sent))
     }
 
     fn grant_fields(
         &self,
         fields: &mut Fields,
         endpoint: &Endpoint,
-        refresh: Option<&str>,
+        ask: &Ask<'_>,
         now: Timestamp,
     ) -> Result<(), FetchError> {
         let settings = &self.settings;
-        if let Some(token) = refresh {
-            fields.text("grant_type", "refresh_token");
-            fields.text("refresh_token", token);
-            return Ok(());
+        match ask {
+            Ask::Grant => {}
+            Ask::Refresh(token) => {
+                fields.text("grant_type", "refresh_token");
+                fields.text("refresh_token", token);
+                return Ok(());
+            }
+            Ask::Code(exchange) => {
+                fields.text("grant_type", "authorization_code");
+                fields.text("code", &exchange.code);
+                fields.text("redirect_uri", &exchange.redirect_uri);
+                fields.text("code_verifier", &exchange.verifier);
+                return Ok(());
+            }
         }
         match self.grant {
             Grant::ClientCredentials => fields.text("grant_type", "client_credentials"),
@@ -183,6 +248,8 @@ impl Client {
                 fields.text("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
                 fields.text("assertion", &assertion);
             }
+            // Without a refresh token there is nothing to ask with but a person.
+            Grant::AuthorizationCode => return Err(FetchError::new("sign_in", "nobody has signed in")),
         }
         Ok(())
     }
@@ -265,6 +332,22 @@ fn secret_header(text: &str) -> Result<HeaderValue, FetchError> {
     Ok(value)
 }
 
+/// How far the server's clock is ahead of ours by its `Date`; nothing where that is little, or so much that
+/// the header cannot be believed.
+fn skew(headers: &HeaderMap, now: Timestamp) -> Option<SignedDuration> {
+    let date = jiff::fmt::rfc2822::parse(headers.get(DATE)?.to_str().ok()?).ok()?.timestamp();
+    let skew = date.duration_since(now);
+    (LEAST_SKEW..=MOST_SKEW).contains(&skew.abs()).then_some(skew)
+}
+
+/// The text without what was sent: servers echo requests.
+fn masked(text: String, sent: &[Zeroizing<String>]) -> String {
+    sent.iter().fold(text, |text, secret| {
+        let encoded: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+        text.replace(secret.as_str(), MASK).replace(&encoded, MASK)
+    })
+}
+
 /// RFC 9110 §10.2.3: seconds or a date.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
@@ -291,6 +374,21 @@ impl Fields {
         self.text("client_id", client_id);
         self.text("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
         self.text("client_assertion", assertion);
+    }
+
+    /// The values that nobody may see.
+    fn secrets(&self) -> Vec<Zeroizing<String>> {
+        const SECRET: [&str; 7] = [
+            "client_secret",
+            "password",
+            "refresh_token",
+            "code",
+            "code_verifier",
+            "assertion",
+            "client_assertion",
+        ];
+        let text = |name: &&str| self.0.get(*name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        SECRET.iter().filter_map(text).map(|text| Zeroizing::new(text.to_owned())).collect()
     }
 
     /// Lists repeat the parameter; objects go as JSON text.

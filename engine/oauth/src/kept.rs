@@ -17,11 +17,28 @@ pub(crate) struct Kept {
     /// The credential version that the token and the refresh token were given to.
     pub(crate) version: String,
     pub(crate) token: Option<String>,
-    pub(crate) refresh: Option<String>,
+    refresh: Option<String>,
     pub(crate) fetched_at: Option<Timestamp>,
     pub(crate) expires_at: Option<Timestamp>,
+    /// When the refresh token came.
+    refresh_at: Option<Timestamp>,
+    /// When it ends, where that is known.
+    refresh_ends: Option<Timestamp>,
+    /// The scopes that the server gave.
+    scope: Option<String>,
+    /// When a peer last refused a token of this client.
+    pub(crate) last_401: Option<Timestamp>,
     /// Tokens fetched in all, over all versions. The last one's generation.
     pub(crate) fetches: u64,
+}
+
+/// What is known of a client beside its tokens.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct History {
+    /// When its last token was fetched.
+    pub(crate) fetched_at: Option<Timestamp>,
+    pub(crate) fetches: u64,
+    pub(crate) last_401: Option<Timestamp>,
 }
 
 /// A token in hand.
@@ -31,29 +48,59 @@ pub(crate) struct Held {
     pub(crate) generation: u64,
     pub(crate) fetched_at: Timestamp,
     pub(crate) expires_at: Timestamp,
+    /// The scopes that the server gave, where it said so.
+    pub(crate) scope: Option<String>,
+}
+
+/// A refresh token in hand.
+#[derive(Clone)]
+pub(crate) struct Refresh {
+    pub(crate) token: Zeroizing<String>,
+    pub(crate) got_at: Timestamp,
+    pub(crate) ends: Option<Timestamp>,
+}
+
+/// `before` the end of something that began then, but never more than a quarter of its lifetime before.
+fn ahead(from: Timestamp, to: Timestamp, before: Duration) -> Timestamp {
+    let lifetime = Duration::try_from(to.duration_since(from)).unwrap_or_default();
+    to.checked_sub(before.min(lifetime / 4)).unwrap_or(to)
+}
+
+impl Refresh {
+    /// From here on its end is worth an alert.
+    pub(crate) fn alert_at(&self, before: Duration) -> Option<Timestamp> {
+        Some(ahead(self.got_at, self.ends?, before))
+    }
 }
 
 impl Held {
     /// From here on it is about to expire: `refresh_before` its end, but never more than a quarter of its
     /// lifetime before.
     pub(crate) fn renew_at(&self, refresh_before: Duration) -> Timestamp {
-        let lifetime =
-            Duration::try_from(self.expires_at.duration_since(self.fetched_at)).unwrap_or_default();
-        let before = refresh_before.min(lifetime / 4);
-        self.expires_at.checked_sub(before).unwrap_or(self.expires_at)
+        ahead(self.fetched_at, self.expires_at, refresh_before)
     }
 }
 
 impl Kept {
-    pub(crate) fn new(version: &str, held: &Held, refresh: Option<&str>) -> Kept {
+    pub(crate) fn new(
+        version: &str,
+        held: Option<&Held>,
+        refresh: Option<&Refresh>,
+        history: History,
+    ) -> Kept {
+        let History { fetched_at, fetches, last_401 } = history;
         Kept {
             format: FORMAT,
             version: version.to_owned(),
-            token: Some(held.token.to_string()),
-            refresh: refresh.map(str::to_owned),
-            fetched_at: Some(held.fetched_at),
-            expires_at: Some(held.expires_at),
-            fetches: held.generation,
+            token: held.map(|held| held.token.to_string()),
+            refresh: refresh.map(|refresh| refresh.token.to_string()),
+            fetched_at,
+            expires_at: held.map(|held| held.expires_at),
+            refresh_at: refresh.map(|refresh| refresh.got_at),
+            refresh_ends: refresh.and_then(|refresh| refresh.ends),
+            scope: held.and_then(|held| held.scope.clone()),
+            last_401,
+            fetches,
         }
     }
 
@@ -75,7 +122,16 @@ impl Kept {
             generation: self.fetches,
             fetched_at: self.fetched_at?,
             expires_at: self.expires_at?,
+            scope: self.scope.clone(),
         })
+    }
+
+    /// The refresh token, when it was given to these credentials.
+    pub(crate) fn refresh(&self, version: &str) -> Option<Refresh> {
+        let token = self.refresh.as_ref().filter(|_| self.version == version)?;
+        // Kept values of an earlier version of Septet do not say when it came.
+        let got_at = self.refresh_at.or(self.fetched_at)?;
+        Some(Refresh { token: Zeroizing::new(token.clone()), got_at, ends: self.refresh_ends })
     }
 }
 
@@ -86,7 +142,7 @@ mod tests {
     fn held(lifetime: i64) -> Held {
         let fetched_at = Timestamp::from_second(1_000_000).unwrap();
         let expires_at = Timestamp::from_second(1_000_000 + lifetime).unwrap();
-        Held { token: Zeroizing::new("t".into()), generation: 3, fetched_at, expires_at }
+        Held { token: Zeroizing::new("t".into()), generation: 3, fetched_at, expires_at, scope: None }
     }
 
     #[test]
@@ -100,7 +156,9 @@ mod tests {
 
     #[test]
     fn a_kept_token_is_given_to_the_same_credentials_only() {
-        let kept = Kept::from_bytes(&Kept::new("v1", &held(60), None).to_bytes()).unwrap();
+        let at = Some(held(60).fetched_at);
+        let history = History { fetched_at: at, fetches: 3, last_401: None };
+        let kept = Kept::from_bytes(&Kept::new("v1", Some(&held(60)), None, history).to_bytes()).unwrap();
         assert_eq!(kept.held("v1").unwrap().generation, 3);
         assert!(kept.held("v2").is_none());
         assert!(Kept::from_bytes(b"{}").is_none());

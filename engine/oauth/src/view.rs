@@ -45,6 +45,16 @@ pub struct ClientView {
     pub fetched_at: Option<Timestamp>,
     /// Tokens fetched in all; kept over restarts.
     pub fetches: u64,
+    /// When its refresh token ends, where that is known.
+    pub refresh_ends_at: Option<Timestamp>,
+    /// The scopes of its token: those the server gave, else those asked for.
+    pub scope: Option<String>,
+    /// When a peer last refused its token with a 401.
+    pub last_401: Option<Timestamp>,
+    /// When the last fetch failed, if it did.
+    pub failed_at: Option<Timestamp>,
+    /// Where a person signs in, for grant authorization_code.
+    pub connect_url: Option<String>,
     /// `code: text` of the last fetch, if that failed.
     pub last_error: Option<String>,
     /// The server's words about it: detail, shown under body access only.

@@ -54,10 +54,25 @@ fn each_grant_and_each_authentication_needs_its_own_settings() {
 }
 
 #[test]
-fn what_is_not_there_yet_says_so() {
+fn a_sign_in_needs_to_know_where_and_a_pin_is_a_digest() {
     let found = problems(|client| client.grant = "authorization_code".into());
-    assert_eq!(found, ["grant: grant authorization_code is not available yet"]);
+    let text = "authorization_url: grant authorization_code without issuer needs authorization_url";
+    assert_eq!(found, [text]);
+    let plain = problems(|client| {
+        client.grant = "authorization_code".into();
+        client.authorization_url = Some("http://login.example/authorize".into());
+    });
+    assert!(
+        plain[0].starts_with("authorization_url: authorization_url cannot be used: plain http"),
+        "{plain:?}"
+    );
     assert!(problems(|client| client.tls.pin = Some("sha256:00".into()))[0].contains("64 hex digits"));
+}
+
+#[test]
+fn a_missing_key_file_is_named() {
+    let found = problems(|client| client.tls.ca = Some("/nowhere/ca.pem".into()));
+    assert_eq!(found, ["tls: cannot read /nowhere/ca.pem: entity not found"]);
 }
 
 #[test]

@@ -501,7 +501,7 @@ async fn a_refresh_on_demand_fetches_and_a_failed_one_keeps_the_valid_token() {
 async fn a_used_token_is_renewed_in_the_background_and_an_unused_one_is_not() {
     let bench = Bench::new(3600).await;
     let stop = CancellationToken::new();
-    let renewal = tokio::spawn(Arc::clone(&bench.manager).renew(stop.clone()));
+    let renewal = tokio::spawn(Arc::clone(&bench.manager).renew(async |_| {}, stop.clone()));
     bench.token().await.unwrap();
     bench.clock.advance(seconds(3540));
     bench.server.until(2).await;

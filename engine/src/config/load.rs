@@ -268,7 +268,7 @@ fn plan(
     let store = sections::store(&section("store"), &mut report);
     let admin = root.get("admin").map(|entry| sections::admin(&entry.node, registry, &mut report));
     let log = root.get("log").map_or(Some(Log::default()), |entry| sections::log(&entry.node, &mut report));
-    let clients = oauth::clients(&section("oauth"), registry, &mut report);
+    let clients = oauth::clients(&section("oauth"), root.get("admin").is_some(), registry, &mut report);
     let types = definitions::messages(&section("messages"), &mut report);
     let transforms = definitions::transforms(&section("transforms"), &types, &mut report);
     let lookups = definitions::lookups(&section("lookups"), &mut report);

@@ -78,6 +78,22 @@ pub(crate) struct ClientKeys {
     /// The token endpoint; or give `issuer`.
     #[serde(default)]
     token_url: Option<String>,
+    /// Where a person signs in, for grant authorization_code; or give `issuer`.
+    #[serde(default)]
+    authorization_url: Option<String>,
+    /// More parameters of the request that the person is sent there with, for example `access_type`.
+    #[serde(default)]
+    authorize_params: BTreeMap<String, Json>,
+    /// Where the provider sends the person back to, as registered there: `/oauth/NAME/callback` of the admin
+    /// listener. Absent: at the address that the person reached the admin listener at.
+    #[serde(default)]
+    redirect_uri: Option<String>,
+    /// How long a refresh token lives, where the server does not say.
+    #[serde(default)]
+    refresh_token_lifetime: Option<DurationText>,
+    /// An alert comes this long before a refresh token ends, at most a quarter of its lifetime.
+    #[serde(default = "refresh_alert")]
+    refresh_alert: DurationText,
     /// The issuer whose discovery document names the token endpoint.
     #[serde(default)]
     issuer: Option<String>,
@@ -178,6 +194,9 @@ fn form() -> RequestBody {
 fn refresh_before() -> DurationText {
     DurationText::secs(60)
 }
+fn refresh_alert() -> DurationText {
+    DurationText::secs(7 * 86_400)
+}
 fn default_lifetime() -> DurationText {
     DurationText::secs(300)
 }
@@ -186,10 +205,21 @@ fn default_lifetime() -> DurationText {
 pub(crate) type Clients = BTreeMap<String, (Arc<OAuthClient>, Placement)>;
 
 /// Reads all clients.
-pub(crate) fn clients(section: &Node, registry: &Registry, report: &mut Report<'_>) -> Clients {
+///
+/// `signs_in` says whether there is an admin listener, where a person could sign in.
+pub(crate) fn clients(
+    section: &Node,
+    signs_in: bool,
+    registry: &Registry,
+    report: &mut Report<'_>,
+) -> Clients {
     let mut clients = BTreeMap::new();
     for entry in section.entries() {
         if let Some((client, placement)) = client(entry, report) {
+            if client.grant == Grant::AuthorizationCode.text() && !signs_in {
+                let text = "grant authorization_code needs [admin]: that is where a person signs in";
+                report.error("S0501", report.place(&entry.node, &["grant"]), text, None);
+            }
             for (key, code, text) in (registry.check_oauth)(&client) {
                 let place = report.place(&entry.node, &[key]);
                 report.error(code, place, text, None);
@@ -206,6 +236,11 @@ fn client(entry: &Entry, report: &mut Report<'_>) -> Option<(OAuthClient, Placem
     let client = OAuthClient {
         name: entry.key.clone(),
         token_url: keys.token_url,
+        authorization_url: keys.authorization_url,
+        authorize_params: keys.authorize_params,
+        redirect_uri: keys.redirect_uri,
+        refresh_token_lifetime: keys.refresh_token_lifetime.map(DurationText::get),
+        refresh_alert: keys.refresh_alert.get(),
         issuer: keys.issuer,
         expected_issuer: keys.expected_issuer,
         grant: keys.grant.text(),

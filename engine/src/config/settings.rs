@@ -198,6 +198,16 @@ pub struct OAuthClient {
     pub name: String,
     /// The token endpoint; absent where `issuer` is discovered.
     pub token_url: Option<String>,
+    /// Where a person signs in, for the authorization_code grant; absent where `issuer` is discovered.
+    pub authorization_url: Option<String>,
+    /// More parameters of the authorization request.
+    pub authorize_params: BTreeMap<String, Value>,
+    /// Where the provider sends the person back to; absent = the address the admin API was reached at.
+    pub redirect_uri: Option<String>,
+    /// How long a refresh token lives, where the server does not say.
+    pub refresh_token_lifetime: Option<Duration>,
+    /// Alert this long before a refresh token ends (never more than a quarter of its lifetime).
+    pub refresh_alert: Duration,
     /// The issuer for discovery (RFC 8414).
     pub issuer: Option<String>,
     /// The issuer expected in the discovery document where it differs.

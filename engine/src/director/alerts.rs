@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::body::Body;
+use crate::director::Engine;
 use crate::director::core::Core;
 use crate::director::exchange::{Draft, Leg};
 use crate::event::{Level, NewEvent};
@@ -96,6 +97,14 @@ impl Draft<'_> {
             fields.insert("message_id".into(), json!(message));
         }
         Body::record(Record::untyped("Alert", Value::Object(fields)))
+    }
+}
+
+impl Engine {
+    /// Raises an alert about something that is no item: an OAuth client whose sign-in ends, for example.
+    pub async fn alert(&self, level: Level, kind: &'static str, text: String) {
+        let alert = Alert { level, kind, item: None, about: None, text, detail: None };
+        self.0.core.raise(alert, Vec::new()).await;
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod queues;
 pub(crate) mod replay;
 pub(crate) mod rotate;
 pub(crate) mod sessions;
+pub(crate) mod sign_in;
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware;
@@ -56,7 +57,11 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/api/v1/replays/{id}/cancel", post(replay::cancel))
         .route("/api/v1/queues", get(queues::list))
         .route("/api/v1/oauth", get(oauth::list))
+        .route("/api/v1/oauth/{name}", get(oauth::show))
         .route("/api/v1/oauth/{name}/refresh", post(oauth::refresh))
+        .route("/api/v1/oauth/{name}/test", post(oauth::test))
+        .route("/oauth/{name}/connect", get(sign_in::connect))
+        .route("/oauth/{name}/callback", get(sign_in::callback))
         .route("/api/v1/oauth/{name}/rotate", post(rotate::rotate))
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/{id}", get(events::show))

@@ -208,6 +208,11 @@ pub(crate) fn client(token_url: &str) -> OAuthClient {
     OAuthClient {
         name: "vendor".into(),
         token_url: Some(token_url.into()),
+        authorization_url: None,
+        authorize_params: BTreeMap::new(),
+        redirect_uri: None,
+        refresh_token_lifetime: None,
+        refresh_alert: Duration::from_secs(7 * 86_400),
         issuer: None,
         expected_issuer: None,
         grant: "client_credentials".into(),
