@@ -84,9 +84,11 @@ fn beyond_the_core(report: &Value, user: &str) {
         assert_eq!(report["introspection"]["active"], true);
         assert_eq!(report["introspection"]["sub"], user);
         assert_eq!(report["introspection_of_nothing"]["active"], false);
+        assert_eq!(report["introspection_after_code_again"]["active"], false);
     }
     if report["metadata"]["revocation_endpoint"].is_string() {
         assert_eq!(report["revoked"], "invalid_grant");
+        assert_eq!(report["revoked_access"]["active"], false);
     }
 }
 

@@ -133,15 +133,18 @@ if (asked.client_credentials) {
   report.unknown_scope = await failed(client.clientCredentialsGrant(config, { scope: 'made-up' }))
 }
 
-// What the server says it has beyond the core.
+// What the server says it has beyond the core. The first code was shown twice: all that came of it is revoked.
 const metadata = config.serverMetadata()
-if (metadata.userinfo_endpoint && tokens.claims()) {
-  const userinfo = await client.fetchUserInfo(config, tokens.access_token, tokens.claims().sub)
-  report.userinfo = userinfo
+const next = await request()
+const nextBack = await person(next.url)
+const good = await client.authorizationCodeGrant(config, new URL(nextBack.location), next.checks)
+if (metadata.userinfo_endpoint && good.claims()) {
+  report.userinfo = await client.fetchUserInfo(config, good.access_token, good.claims().sub)
 }
 if (metadata.introspection_endpoint) {
-  report.introspection = await client.tokenIntrospection(config, tokens.access_token)
+  report.introspection = await client.tokenIntrospection(config, good.access_token)
   report.introspection_of_nothing = await client.tokenIntrospection(config, 'nothing')
+  report.introspection_after_code_again = await client.tokenIntrospection(config, tokens.access_token)
 }
 if (metadata.revocation_endpoint) {
   const last = await request()
@@ -149,6 +152,7 @@ if (metadata.revocation_endpoint) {
   const revoked = await client.authorizationCodeGrant(config, new URL(lastBack.location), last.checks)
   await client.tokenRevocation(config, revoked.refresh_token)
   report.revoked = await failed(client.refreshTokenGrant(config, revoked.refresh_token))
+  report.revoked_access = await client.tokenIntrospection(config, revoked.access_token)
 }
 
 console.log(JSON.stringify(report))
