@@ -1,10 +1,13 @@
 // A FHIR R4 server (@medplum/fhir-router over its memory repository, every resource validated against R4) behind
 // SMART Backend Services (oidc-provider: client credentials with private_key_jwt, RS384 and ES384).
 //
+//   node fhir.mjs [PORT [JWKS]]     JWKS: the public keys of one more client, "lab"
+//
 //   /fhir/...        FHIR; needs a token with the system scopes of what the request does
 //   /oidc/...        the authorization server
 //   GET  /seen       what was asked, each { method, url, status, token, idempotency_key }
 //   POST /revoke     no token given out until now is taken any more
+import { readFileSync } from 'node:fs'
 import http from 'node:http'
 import { FhirRouter, MemoryRepository } from '@medplum/fhir-router'
 import {
@@ -36,7 +39,7 @@ const server = http.createServer((request, response) => {
     response.writeHead(500, { 'content-type': 'text/plain' }).end(String(error))
   })
 })
-await new Promise(ready => server.listen(0, '127.0.0.1', ready))
+await new Promise(ready => server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', ready))
 const port = server.address().port
 const base = `http://127.0.0.1:${port}/fhir`
 const issuer = `http://127.0.0.1:${port}/oidc`
@@ -60,6 +63,10 @@ for (const alg of ['RS384', 'ES384']) {
     redirect_uris: [],
     scope: SCOPES,
   })
+}
+if (process.argv[3]) {
+  const jwks = JSON.parse(readFileSync(process.argv[3]))
+  clients.push({ ...clients[1], client_id: 'lab', token_endpoint_auth_signing_alg: jwks.keys[0].alg, jwks })
 }
 const own = await generateKeyPair('RS256', { extractable: true })
 const provider = new Provider(issuer, {
