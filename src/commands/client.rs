@@ -83,6 +83,11 @@ impl Client {
         Ok((content_type, answer.bytes().await.map_err(broken)?))
     }
 
+    /// GET of an answer that is read piece by piece.
+    pub(crate) async fn stream(&self, path: &str) -> Result<Response, Failure> {
+        self.answer(Method::GET, path, &[], None).await
+    }
+
     async fn ask(
         &self,
         method: Method,
@@ -142,7 +147,7 @@ impl Client {
 }
 
 /// The answer broke off.
-fn broken(error: reqwest::Error) -> Failure {
+pub(crate) fn broken(error: reqwest::Error) -> Failure {
     Failure::Unreachable(error.without_url().to_string())
 }
 

@@ -16,5 +16,6 @@ pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod send;
 pub(crate) mod store;
+mod store_backup;
 pub(crate) mod test;
 pub(crate) mod trace;

@@ -12,6 +12,7 @@ use septet_engine::files::SystemFiles;
 use septet_engine::store::OpenError;
 use septet_engine::store::offline::{self, Counts, Finding, KeyState, Keys, OfflineError, Report};
 
+use super::store_backup::{Backup, Restore};
 use crate::output::{error, line};
 
 /// Looks after the store of a production.
@@ -25,6 +26,8 @@ pub(crate) struct Store {
 enum Action {
     Check(Check),
     Repair(Repair),
+    Backup(Backup),
+    Restore(Restore),
 }
 
 /// Reads everything in a store that nobody has open and says what is wrong; changes nothing.
@@ -91,6 +94,8 @@ impl Store {
         match self.action {
             Action::Check(check) => check.run().unwrap_or_else(|code| code),
             Action::Repair(repair) => repair.run().await.unwrap_or_else(|code| code),
+            Action::Backup(backup) => backup.run().await,
+            Action::Restore(restore) => restore.run(),
         }
     }
 }

@@ -194,6 +194,9 @@ fn hex(bytes: &[u8]) -> String {
 fn needed(method: &Method, path: &str) -> Role {
     if sign_in::is_step(path) {
         Role::Operator
+    } else if path == "/api/v1/store" || path.starts_with("/api/v1/store/") {
+        // Everything that is stored, whoever may look at which part of it.
+        Role::Admin
     } else if method == Method::GET || method == Method::HEAD || path == "/api/v1/messages/search" {
         Role::Viewer
     } else if path == "/api/v1/production/reload"

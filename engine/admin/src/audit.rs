@@ -88,6 +88,14 @@ impl Audit {
         }
     }
 
+    /// Somebody copied files of the store: everything in it.
+    pub(crate) async fn copied(&self, who: Option<&str>) {
+        let text = "files of the store were copied";
+        if self.first_this_minute(who, "store.copied", String::new()) {
+            self.log(who, NewEvent::new(Level::Info, "store.copied", text)).await;
+        }
+    }
+
     /// On disk before the answer leaves; a full disk holds an answer up for a while, not for ever.
     async fn log(&self, who: Option<&str>, event: NewEvent) {
         let event = match who {

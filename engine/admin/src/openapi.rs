@@ -34,6 +34,8 @@ use crate::api;
         api::replay::cancel,
         api::control::purge,
         api::sessions::show,
+        api::store::show,
+        api::store::file,
         api::queues::list,
         api::oauth::list,
         api::oauth::show,
@@ -98,6 +100,8 @@ mod tests {
             "/api/v1/events",
             "/api/v1/events/{id}",
             "/api/v1/purge",
+            "/api/v1/store",
+            "/api/v1/store/files/{name}",
         ] {
             assert!(paths.contains_key(path), "{path} is missing");
         }

@@ -2,13 +2,14 @@
 //! free; the reserve is up to two segments. Full is a state that ends by itself: whoever asks looks again,
 //! at most once per [`Disk::pace`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::segment::Position;
 use crate::files::{Files, Space};
 
 /// The default of `min_free` is never more than this.
@@ -35,6 +36,8 @@ pub(super) struct Disk {
     /// What has been said about it: one event for each change.
     announced: AtomicBool,
     looked: Mutex<Instant>,
+    /// The journal up to here is on stable storage.
+    synced: Mutex<Position>,
     resumed: Notify,
 }
 
@@ -74,6 +77,7 @@ impl Disk {
             stuck: AtomicBool::new(false),
             announced: AtomicBool::new(false),
             looked: Mutex::new(Instant::now()),
+            synced: Mutex::new(Position { segment: 0, offset: 0 }),
             resumed: Notify::new(),
         }))
     }
@@ -152,6 +156,25 @@ impl Disk {
     /// Whether this many bytes may be preallocated without touching what others may need.
     pub(super) fn can_prepare(&self, bytes: u64) -> bool {
         self.free.load(Ordering::Acquire) >= bytes.saturating_add(self.floor)
+    }
+
+    /// The journal up to here is on stable storage.
+    pub(super) fn set_synced(&self, position: Position) {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner) = position;
+    }
+
+    /// Up to where the journal is on stable storage.
+    pub(super) fn synced(&self) -> Position {
+        *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
+    /// The folder of segments.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// How much is preallocated and not yet written.

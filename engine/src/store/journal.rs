@@ -439,6 +439,7 @@ impl Writer {
         self.disk.grew(self.segment.offset.saturating_sub(self.segment.allocated));
         self.segment.allocated = self.segment.allocated.max(self.segment.offset);
         self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
+        self.disk.set_synced(self.synced);
         self.batch += 1;
         self.unseen += length;
     }

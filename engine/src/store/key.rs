@@ -15,7 +15,7 @@ use crate::files::{self, Files};
 use crate::vault::{Vault, VaultError, parse_key};
 
 /// The file's name.
-const NAME: &str = "store.key";
+pub(super) const NAME: &str = "store.key";
 
 /// The vault of a store. `existing`: there is a journal already.
 pub(super) fn vault(

@@ -31,6 +31,7 @@
 //! | `codec`, `record`, `segment` | the format: fields, transactions, files |
 //! | `journal` | the writer: group commit, linger, roll, full disk, poison |
 //! | `disk` | when new messages are refused for want of space |
+//! | `backup` | copies of a running store, and stores made of them |
 //! | `offline` | check and repair of a store that nobody has open |
 //! | `recovery`, `heal`, `open`, `key` | opening: lock, key, folding, healing |
 //!
@@ -61,6 +62,7 @@
 //! summaries that checkpoints will need. Values sealed with one key must stay below 2^32 (random nonces).
 
 mod api;
+pub mod backup;
 mod bodies;
 mod change;
 mod codec;

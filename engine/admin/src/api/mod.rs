@@ -12,6 +12,7 @@ pub(crate) mod replay;
 pub(crate) mod rotate;
 pub(crate) mod sessions;
 pub(crate) mod sign_in;
+pub(crate) mod store;
 
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware;
@@ -66,6 +67,8 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/api/v1/events", get(events::list))
         .route("/api/v1/events/{id}", get(events::show))
         .route("/api/v1/purge", post(control::purge))
+        .route("/api/v1/store", get(store::show))
+        .route("/api/v1/store/files/{name}", get(store::file))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

@@ -22,6 +22,7 @@ impl Writer {
             create_segment(&*writer.files, &writer.folder, prepared, writer.identity, next, size)
         })?;
         self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
+        self.disk.set_synced(self.synced);
         self.disk.look();
         Ok(())
     }

@@ -202,6 +202,8 @@ struct Records {
     first: Option<u64>,
     sequence: Option<u64>,
     batch: Option<u64>,
+    /// A repair has marked something as lost: what is missing from here on follows from that.
+    lost: bool,
     /// Of the segment that is being read.
     bodies_bad: Vec<(u64, u64, u64)>,
     missing: Vec<(&'static str, usize, String)>,
@@ -236,6 +238,7 @@ impl Records {
                 Entry::Reservation(_) => {}
                 Entry::Lost(frames) => {
                     self.sequence = Some(frame.header.sequence);
+                    self.lost = true;
                     let text = format!("an earlier repair marked {frames} frames as lost here");
                     self.missing.push(("lost", frame.offset, text));
                 }
@@ -312,7 +315,11 @@ impl Records {
         for (kind, offset, text) in self.missing.drain(..) {
             let finding =
                 Finding { kind, file: path.to_owned(), offset: Some(offset as u64), length: None, text };
-            if kind == "lost" { report.notes.push(finding) } else { report.problem(finding) }
+            match kind {
+                "lost" => report.note(finding),
+                "reference" if self.lost => report.note(finding),
+                _ => report.problem(finding),
+            }
         }
     }
 

@@ -149,7 +149,7 @@ pub struct Report {
     pub problem_count: u64,
     /// What is wrong.
     pub problems: Vec<Finding>,
-    /// What is not, but worth knowing.
+    /// What is not, but worth knowing: what a crash left, what a repair marked as lost, and what follows from that.
     pub notes: Vec<Finding>,
 }
 
@@ -158,6 +158,12 @@ impl Report {
         self.problem_count += 1;
         if self.problems.len() < MOST {
             self.problems.push(finding);
+        }
+    }
+
+    fn note(&mut self, finding: Finding) {
+        if self.notes.len() < MOST {
+            self.notes.push(finding);
         }
     }
 
