@@ -149,7 +149,9 @@ impl Backup {
 
     fn tell(&self, manifest: &Manifest, pass: &Pass) {
         for place in &pass.damaged {
-            error(format_args!("{place}: the store's own file is damaged here; stop it and run septet store check"));
+            error(format_args!(
+                "{place}: the store's own file is damaged here; stop it and run septet store check"
+            ));
         }
         line(format_args!(
             "{}: {} bytes in {} segments as of {}, {} bytes copied now",
@@ -228,7 +230,8 @@ impl Backup {
         };
         let mut length = there.length().map_err(failed())?;
         let same = |length: u64| {
-            length >= segment.size && backup::check_of(&*there, segment.size, segment.sealed).ok() == Some(segment.check)
+            length >= segment.size
+                && backup::check_of(&*there, segment.size, segment.sealed).ok() == Some(segment.check)
         };
         if same(length) {
             if length > segment.size {
@@ -244,7 +247,8 @@ impl Backup {
             there.truncate(length).map_err(failed())?;
             self.fetch(segment, length, &there, &path).await?;
             there.sync().map_err(failed())?;
-            let whole = backup::check_of(&*there, segment.size, segment.sealed).map_err(failed())? == segment.check;
+            let whole =
+                backup::check_of(&*there, segment.size, segment.sealed).map_err(failed())? == segment.check;
             let damage = backup::damage(&*there, number, length, segment.size).map_err(failed())?;
             match damage {
                 None if whole => return Ok(segment.size - length),

@@ -151,7 +151,9 @@ impl Store {
         let (files, folder) = (disk.files(), disk.folder());
         let synced = disk.synced();
         let mut segments = Vec::new();
-        for number in recovery::segments(files, folder)?.into_iter().filter(|number| *number <= synced.segment) {
+        for number in
+            recovery::segments(files, folder)?.into_iter().filter(|number| *number <= synced.segment)
+        {
             let file = match files.open(&segment::path(folder, number)) {
                 Ok(file) => file,
                 // Purged since it was listed.

@@ -68,7 +68,8 @@ pub(crate) struct Part {
 pub(crate) async fn show(State(context): State<Context>) -> Result<Json<StoreView>, Problem> {
     let store = context.parts.engine.store().clone();
     let manifest = blocking(move || store.copyable()).await?;
-    let manifest = manifest.ok_or_else(|| Problem::not_found("this store is in memory: there are no files"))?;
+    let manifest =
+        manifest.ok_or_else(|| Problem::not_found("this store is in memory: there are no files"))?;
     let Manifest { format, epoch, key_id, at, segments, checkpoint } = manifest;
     Ok(Json(StoreView {
         format,
