@@ -97,7 +97,7 @@ impl Build<'_> {
     ///
     /// The problems are reported; a value is given wherever one can be made, also beside problems, so that the
     /// class can go on and find more. Keys beginning `x-` are dropped from structs and kept in maps; values of
-    /// schema format `septet-path` and `septet-file` come as absolute paths.
+    /// a format of paths come as absolute paths.
     pub fn settings<T: DeserializeOwned + JsonSchema>(&mut self) -> Option<T> {
         let schema = schemars::schema_for!(T).to_value();
         let own =

@@ -2,12 +2,14 @@
 //! keys and wrong values are reported at once with their places; serde, which comes after, stops at the first.
 //!
 //! The result is the tree as serde should see it: keys beginning `x-` are gone from structs (in maps keys are
-//! data and stay), what was wrong is left out, and paths (schema formats `septet-path` and `septet-file`) are
+//! data and stay), what was wrong is left out, and paths (schema formats [`PATHS`]) are
 //! absolute.
 
 use serde_json::Value as Json;
 
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::build::{Problem, did_you_mean};
+use crate::config::certificates;
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Entry, Node, Span, Value};
 use crate::config::resolve::DATA_TABLES;
@@ -35,6 +37,9 @@ struct Walk<'a> {
     sources: &'a Sources,
     more_keys: &'a [&'a str],
 }
+
+/// Schema formats of paths; all but the first are files that must exist.
+const PATHS: [&str; 4] = ["septet-path", "septet-certificate", "septet-authorities", "septet-key"];
 
 /// How many problems are errors.
 pub(crate) fn errors(problems: &[Problem]) -> usize {
@@ -93,14 +98,21 @@ impl Walk<'_> {
             problems.push(problem("S0105", node.span, error.to_string(), None));
             return None;
         }
-        if format != "septet-path" && format != "septet-file" {
+        if !PATHS.contains(&format) {
             return Some(node.clone());
         }
         let path = self.sources.folder(node.span).join(text);
-        if format == "septet-file" && !path.is_file() {
+        if format != "septet-path" && !path.is_file() {
             let text = format!("there is no file {}", path.display());
             problems.push(problem("S0106", node.span, text, None));
             return None;
+        }
+        if let Some((severity, code, text)) = certificates::look(format, &path, SystemClock.now()) {
+            let wrong = severity == Severity::Error;
+            problems.push(Problem { severity, code, span: node.span, text, suggestion: None });
+            if wrong {
+                return None;
+            }
         }
         Some(Node { span: node.span, value: Value::String(path.to_string_lossy().into_owned()) })
     }
@@ -160,7 +172,30 @@ impl Walk<'_> {
                 problems.push(problem("S0103", node.span, format!("{key} is missing"), about));
             }
         }
+        self.strangers(&kept, properties, problems);
         Some(Node { span: node.span, value: Value::Table(kept) })
+    }
+
+    /// Reports a key that belongs to another certificate than the one beside it.
+    fn strangers(
+        &self,
+        kept: &[Entry],
+        properties: &serde_json::Map<String, Json>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let path = |name: &str, format: &str| {
+            let is = |variant: &&Json| variant.get("format").and_then(Json::as_str) == Some(format);
+            let entry = kept.iter().find(|entry| entry.key == name)?;
+            let declared = properties.get(name)?;
+            variants(self.root, declared).iter().any(is).then_some((entry.node.as_str()?, entry.node.span))
+        };
+        let pair = path("cert", "septet-certificate").zip(path("key", "septet-key"));
+        if let Some(((cert, _), (key, span))) = pair
+            && certificates::strangers(cert.as_ref(), key.as_ref())
+        {
+            let text = format!("{key} is not the key of {cert}");
+            problems.push(problem("S0621", span, text, None));
+        }
     }
 
     /// Warns where a secret stands in the file in clear text. Hashes are no secrets, and keys of maps (headers)

@@ -446,6 +446,18 @@ pub const CODES: &[Code] = &[
         "The admin API accepts bearer tokens of an issuer without looking at their audience: a token that was made for another service opens it, too.",
         "Set admin.auth.audience to what tokens for this engine name in aud.",
     ),
+    code(
+        "S0621",
+        "a certificate that cannot be used",
+        "A file of a tls table holds no certificate or key, the certificate has expired or is not valid yet, or the key belongs to another certificate: every peer would refuse it.",
+        "Renew the certificate, or name the right file. Files that change while the engine runs are read again.",
+    ),
+    code(
+        "S0622",
+        "a certificate about to expire",
+        "The certificate expires within thirty days.",
+        "Renew it; the file is read again when it changes.",
+    ),
 ];
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod build;
+mod certificates;
 mod check;
 pub mod codes;
 pub mod common;

@@ -131,9 +131,19 @@ pub struct Admin {
     pub roles: BTreeMap<String, Role>,
 }
 
-/// The schema of a file that must exist: the loader makes the path absolute and checks that it does.
-fn file_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "format": "septet-file" })
+/// The schema of a certificate (chain): the loader also looks at its dates.
+fn certificate_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "septet-certificate" })
+}
+
+/// The schema of certificates of authorities.
+fn authorities_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "septet-authorities" })
+}
+
+/// The schema of a private key: the loader also looks whether it belongs to `cert` beside it.
+fn key_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "format": "septet-key" })
 }
 
 /// `[log]`. `SEPTET_LOG` and `SEPTET_LOG_FORMAT` come before it.
@@ -161,14 +171,14 @@ pub enum LogFormat {
 #[serde(deny_unknown_fields)]
 pub struct ServerTls {
     /// Certificate chain, PEM file.
-    #[schemars(schema_with = "file_schema")]
+    #[schemars(schema_with = "certificate_schema")]
     pub cert: PathBuf,
     /// Private key, PEM file.
-    #[schemars(schema_with = "file_schema")]
+    #[schemars(schema_with = "key_schema")]
     pub key: PathBuf,
     /// Authorities of client certificates, PEM file; set means clients must present one.
     #[serde(default)]
-    #[schemars(schema_with = "file_schema")]
+    #[schemars(schema_with = "authorities_schema")]
     pub client_ca: Option<PathBuf>,
 }
 
@@ -177,13 +187,13 @@ pub struct ServerTls {
 #[serde(deny_unknown_fields, default)]
 pub struct ClientTls {
     /// Trusted authorities, PEM file; absent = the system's.
-    #[schemars(schema_with = "file_schema")]
+    #[schemars(schema_with = "authorities_schema")]
     pub ca: Option<PathBuf>,
     /// Client certificate, PEM file.
-    #[schemars(schema_with = "file_schema")]
+    #[schemars(schema_with = "certificate_schema")]
     pub cert: Option<PathBuf>,
     /// Its private key, PEM file.
-    #[schemars(schema_with = "file_schema")]
+    #[schemars(schema_with = "key_schema")]
     pub key: Option<PathBuf>,
     /// The name to verify instead of the host's.
     pub server_name: Option<String>,

@@ -118,7 +118,7 @@ pub fn format_name(format: &str) -> Option<&'static str> {
         "septet-listen" => "an address such as \"127.0.0.1:2575\"",
         "septet-host-port" => "host and port such as \"10.0.0.5:2575\"",
         "septet-hours" => "hours such as \"Mon-Fri 07:00-19:00\"",
-        "septet-path" | "septet-file" => "a path",
+        "septet-path" | "septet-certificate" | "septet-authorities" | "septet-key" => "a path",
         "septet-secret" => "a string",
         _ => return None,
     })
