@@ -2,6 +2,7 @@
 
 mod classes;
 
+use crate::clock::{Clock as _, SystemClock};
 use std::path::Path;
 
 use proptest::prelude::*;
@@ -182,7 +183,7 @@ lis = "hl7.mllp"
 10:18: error S0104: expected true or false, found a string
 11:7: error S0604: a store in PostgreSQL is not available yet (use path = "data")
 13:10: error S0603: 0.0.0.0:8700 is not this machine only, and there is no TLS (add tls = { cert, key }, or behind_proxy = true where a proxy ends TLS)
-15:1: error S0604: sign-in by an OpenID provider is not available yet (use [admin.users.NAME] and [admin.tokens.NAME])
+15:1: error S0604: sign-in by an OpenID provider is not available yet (programs use [admin.auth] with [admin.roles], people [admin.users.NAME])
 18:10: error S0104: expected "text" or "json"
 19:11: error S0207: Alert is a type of the engine's own (choose another name)
 22:7: error S0108: unknown field type; there are string, integer, number, boolean, datetime, object, list, any, secret, each with ? when optional
@@ -206,7 +207,7 @@ fn accounts_decide_how_the_admin_api_may_listen() {
     let admin = |text: &str| problems(&around(&format!("[admin]\n{text}")));
     insta::assert_snapshot!(admin("listen = '127.0.0.1:8700'"), @"");
     insta::assert_snapshot!(admin("listen = '10.0.0.1:8700'"), @r##"
-14:10: error S0602: 10.0.0.1:8700 is not this machine only, and there are no accounts (add [admin.users.NAME] or [admin.tokens.NAME], or listen on 127.0.0.1)
+14:10: error S0602: 10.0.0.1:8700 is not this machine only, and there are no accounts (add [admin.users.NAME], [admin.tokens.NAME] or [admin.auth], or listen on 127.0.0.1)
 14:10: error S0603: 10.0.0.1:8700 is not this machine only, and there is no TLS (add tls = { cert, key }, or behind_proxy = true where a proxy ends TLS)
 "##);
     let token = "[admin.tokens.ci]\nhash = '0000000000000000000000000000000000000000000000000000000000000000'\nrole = 'viewer'";
@@ -465,12 +466,18 @@ const MAIN: &str = "include = ['parts/*.toml', 'more.toml']\n[production]\nname 
 const PART: &str = "[services.in]\ntype = 'hl7.mllp'\nlisten = '127.0.0.1:1'\ntargets = 'out'\n\
     tls = { cert = 'c.pem', key = 'c.pem' }\ndescription = '${file:note.txt}'\n";
 
+/// A certificate and its key in one file.
+const PEM: &str = concat!(
+    include_str!("../../../../tests/tls/server.pem"),
+    include_str!("../../../../tests/tls/server.key")
+);
+
 #[test]
 fn included_files_are_merged_and_their_paths_are_relative_to_them() {
     let files = [
         ("production.toml", MAIN),
         ("parts/a.toml", PART),
-        ("parts/c.pem", "PEM"),
+        ("parts/c.pem", PEM),
         ("parts/note.txt", "a\nb\n"),
         ("more.toml", ""),
     ];
@@ -490,6 +497,52 @@ fn included_files_are_merged_and_their_paths_are_relative_to_them() {
     let again = again.plan.unwrap();
     assert_eq!(again.version, plan.version);
     assert_eq!(again.item(&"in".into()).unwrap().fingerprint, plan.item(&"in".into()).unwrap().fingerprint);
+}
+
+#[test]
+fn certificates_that_no_peer_would_accept_are_found_before_anything_runs() {
+    let made = |from: (i32, u8, u8), until: (i32, u8, u8)| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+        parameters.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
+        (parameters.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    };
+    let soon =
+        SystemClock.now().to_zoned(jiff::tz::TimeZone::UTC).date().checked_add(jiff::Span::new().days(9));
+    let soon = soon.unwrap();
+    let month = u8::try_from(soon.month()).unwrap();
+    let (good, key) = made((2020, 1, 1), (2120, 1, 1));
+    let (expired, expired_key) = made((2020, 1, 1), (2021, 1, 1));
+    let (later, later_key) = made((2110, 1, 1), (2120, 1, 1));
+    let (short, short_key) =
+        made((2020, 1, 1), (i32::from(soon.year()), month, u8::try_from(soon.day()).unwrap()));
+    let say = |cert: &str, key: &str| {
+        let part = "[services.in]\ntype = 'hl7.mllp'\nlisten = '127.0.0.1:1'\ntargets = 'out'\n\
+            tls = { cert = 'cert.pem', key = 'key.pem' }\n";
+        let main = MAIN.replace("'parts/*.toml', 'more.toml'", "'part.toml'");
+        let files =
+            [("production.toml", main.as_str()), ("part.toml", part), ("cert.pem", cert), ("key.pem", key)];
+        folder(&files, &Env::empty()).2
+    };
+    assert_eq!(say(&good, &key), "");
+    assert_eq!(
+        say(&expired, &expired_key),
+        "part.toml:5:16: error S0621: the certificate of cert.pem expired at 2021-01-01T00:00:00Z"
+    );
+    assert_eq!(
+        say(&later, &later_key),
+        "part.toml:5:16: error S0621: the certificate of cert.pem is valid from 2110-01-01T00:00:00Z"
+    );
+    assert!(
+        say(&short, &short_key).starts_with("part.toml:5:16: warning S0622: the certificate of cert.pem")
+    );
+    assert_eq!(say(&good, &short_key), "part.toml:5:34: error S0621: key.pem is not the key of cert.pem");
+    assert_eq!(
+        say("x", &good),
+        "part.toml:5:16: error S0621: cert.pem holds no certificate in PEM form\n\
+         part.toml:5:34: error S0621: key.pem holds no private key in PEM form"
+    );
 }
 
 #[test]
