@@ -205,8 +205,21 @@ retry_interval = "50ms"
             }
         }
         self.septet.kill();
+        if round % 4 == 3 {
+            self.is_sound();
+        }
         self.out.next_life().await;
         self.again.next_life().await;
+    }
+
+    /// What a kill leaves is no damage to `septet store check`. A kill may come before there is a store.
+    fn is_sound(&self) {
+        let path = self.septet.path("data");
+        if path.join("journal").is_dir() {
+            let checked = self.septet.command(&["store", "check", path.to_str().unwrap()]);
+            let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+            assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
+        }
     }
 
     /// Lets it finish, and asks for everything that is owed.
@@ -258,6 +271,7 @@ retry_interval = "50ms"
         let after = (self.out.bodies.lock().await.len(), self.again.bodies.lock().await.len());
         assert_eq!(after, before, "what was durably completed was sent again");
         self.septet.kill();
+        self.is_sound();
     }
 
     /// Every header, oldest first.

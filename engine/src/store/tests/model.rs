@@ -270,7 +270,7 @@ impl World {
         let level = [Level::Info, Level::Warning, Level::Error][usize::from(level) % 3];
         let text = format!("event {}", self.history.len());
         let mut event = NewEvent::new(level, "trace", text.clone());
-        if let Some(header) = self.model.nth(of).filter(|_| of % 4 != 0) {
+        if let Some(header) = self.model.nth(of).filter(|_| !of.is_multiple_of(4)) {
             event = event.message(header.session, header.id);
         }
         self.model.events.push((event.session, level, text));
@@ -424,7 +424,7 @@ impl World {
     async fn stop(&mut self, how: u8, seed: u16) {
         let Some(files) = &self.files else { return };
         let mut random = Random(seed.into());
-        let clean = how % 4 == 0;
+        let clean = how.is_multiple_of(4);
         if clean {
             self.store.close().await.unwrap();
         }

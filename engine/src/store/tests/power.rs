@@ -5,6 +5,7 @@
 //! `SEPTET_POWER_ROUNDS` sets how many seeds are tried, `SEPTET_POWER_SEED` tries one.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +15,13 @@ use super::sim::{Faults, Random, SimFiles};
 use super::support::{header, item, manual_clock};
 use crate::body::{self, Body};
 use crate::clock::ManualClock;
+use crate::config::settings::Secret;
 use crate::event::{Level, NewEvent};
 use crate::fault::Fault;
 use crate::header::Status;
 use crate::host::{Keep as _, KeepFamily};
 use crate::id::{BodyId, MessageId};
+use crate::store::offline::{Keys, OfflineError, check};
 use crate::store::{
     Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Store, Transaction,
     Transition,
@@ -99,17 +102,35 @@ impl World {
     }
 
     fn open(&self) -> Result<Store, OpenError> {
-        let key = crate::config::settings::Secret::new("ab".repeat(32));
         let options = Options {
             segment_size: self.segment_size,
             memory: 64 << 10,
             min_free: Some(0),
-            key: self.encrypt.then_some(key),
+            key: self.key(),
             encrypt_bodies: self.encrypt,
             pace: Duration::from_millis(1),
             ..Options::new("/store")
         };
         Store::open(options, self.clock.clone(), Arc::new(self.files.clone()))
+    }
+
+    /// What a crash leaves is no damage to whoever looks at it without opening it.
+    fn is_sound(&self) {
+        let keys = Keys { key: self.key(), old: Vec::new() };
+        match check(&self.files, Path::new("/store"), &keys) {
+            Ok(report) => {
+                assert!(report.is_sound(), "{:#?} after {:#?}", report.problems, self.story);
+                let there = usize::try_from(report.counts.transactions).unwrap();
+                assert!(there >= self.durable, "{there} of {} are there: {:#?}", self.durable, self.story);
+            }
+            // It was cut before there was anything.
+            Err(OfflineError::NoStore { .. }) => assert_eq!(self.durable, 0),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn key(&self) -> Option<Secret> {
+        self.encrypt.then(|| Secret::new("ab".repeat(32)))
     }
 
     /// Works until the disk fails (`true`) or enough has been done.
@@ -283,6 +304,7 @@ async fn lives(seed: u64) {
             false => world.files.cut(&mut world.random),
         };
         world.story.push("restarted or cut".to_owned());
+        world.is_sound();
         let store = world.open().unwrap();
         world.check(&store).await;
         drop(store);
