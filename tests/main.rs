@@ -10,6 +10,7 @@ mod check;
 mod crash;
 mod layout;
 mod main_job;
+mod oauth_client_oidc;
 mod oauth_server;
 mod openid;
 mod operate;

@@ -1,6 +1,7 @@
 //! What the end-to-end tests stand on: the real binary as a child process, an MLLP client, a client of the
 //! admin API, and an independent vendor.
 
+pub(crate) mod authority;
 pub(crate) mod mllp;
 pub(crate) mod peers;
 pub(crate) mod shipped;
