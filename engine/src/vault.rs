@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::{digest, hmac, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use zeroize::Zeroizing;
@@ -53,14 +53,16 @@ struct Keys {
 struct Key {
     id: u32,
     key: LessSafeKey,
+    derive: hmac::Key,
 }
 
 impl Key {
     fn new(key: &[u8; 32]) -> Result<Self, VaultError> {
         let hash = digest::digest(&digest::SHA256, key);
         let id = hash.as_ref().first_chunk::<4>().map(|b| u32::from_be_bytes(*b)).unwrap_or_default();
+        let derive = hmac::Key::new(hmac::HMAC_SHA256, key);
         let key = UnboundKey::new(&AES_256_GCM, key).map_err(|_| VaultError::Cipher)?;
-        Ok(Key { id, key: LessSafeKey::new(key) })
+        Ok(Key { id, key: LessSafeKey::new(key), derive })
     }
 }
 
@@ -111,6 +113,12 @@ impl Vault {
 
     fn key(&self, id: u32) -> Option<&Key> {
         std::iter::once(&self.0.current).chain(&self.0.old).find(|key| key.id == id)
+    }
+
+    /// 128 bits for one purpose, the same for everybody who holds the key and of no use for guessing it.
+    pub fn derive(&self, purpose: &str) -> [u8; 16] {
+        let derived = hmac::sign(&self.0.current.derive, purpose.as_bytes());
+        derived.as_ref().first_chunk().copied().unwrap_or_default()
     }
 
     /// Seals `clear`.

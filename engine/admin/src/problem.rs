@@ -76,7 +76,9 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         let status = match &error {
             ReadError::Gone(_) => StatusCode::GONE,
-            ReadError::Corrupt { .. } | ReadError::Io(..) => StatusCode::INTERNAL_SERVER_ERROR,
+            ReadError::Corrupt { .. } | ReadError::Io(..) | ReadError::Search(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         Problem::new(status, error.to_string())
     }

@@ -249,7 +249,7 @@ impl Operation {
             ReadError::Gone(_) | ReadError::Corrupt { .. } => {
                 OperationError::message("body", error.to_string())
             }
-            ReadError::Io(..) => OperationError::fault("body", error.to_string()),
+            ReadError::Io(..) | ReadError::Search(_) => OperationError::fault("body", error.to_string()),
         })
     }
 

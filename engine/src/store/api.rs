@@ -272,4 +272,7 @@ pub enum ReadError {
     /// The disk did not answer.
     #[error("body {0} could not be read: {1}")]
     Io(BodyId, String),
+    /// The index could not be read.
+    #[error("the search failed: {0}")]
+    Search(String),
 }

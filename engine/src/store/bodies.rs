@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+pub(super) use super::index::Description;
 use crate::body::Body;
 use crate::id::BodyId;
 
@@ -30,7 +31,7 @@ pub(super) struct Place {
 #[derive(Clone, Debug)]
 pub(super) struct Absent {
     pub(super) place: Place,
-    kind: Arc<Description>,
+    pub(super) kind: Arc<Description>,
 }
 
 impl Absent {
@@ -39,14 +40,6 @@ impl Absent {
         let kind = &*self.kind;
         Body::new(&kind.type_name, &kind.content_type, kind.charset.as_deref(), bytes)
     }
-}
-
-/// What a body is; shared by all of its kind.
-#[derive(Debug, PartialEq, Eq, Hash)]
-struct Description {
-    type_name: Box<str>,
-    content_type: Box<str>,
-    charset: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -95,7 +88,12 @@ impl Bodies {
     pub(super) fn add(&self, id: BodyId, body: &Body) {
         let mut table = self.table();
         let kind = table.kind(body.type_name(), body.content_type(), body.charset());
-        table.rows.insert(id.0, Row { kind, place: None, resident: Some(body.clone()), used: false });
+        let row = Row { kind, place: None, resident: Some(body.clone()), used: false };
+        // One that is written again (see `purge`) is no longer evictable.
+        let before = table.rows.insert(id.0, row).and_then(|row| row.place.and(row.resident));
+        if let Some(before) = before {
+            table.cached = table.cached.saturating_sub(cost(&before));
+        }
     }
 
     /// A body that recovery found.
@@ -103,6 +101,42 @@ impl Bodies {
         let mut table = self.table();
         let kind = table.kind(body.type_name(), body.content_type(), body.charset());
         table.rows.insert(id.0, Row { kind, place: Some(place), resident: None, used: false });
+    }
+
+    /// A body of a message that came back into memory.
+    pub(super) fn page_in(&self, id: BodyId, place: Place, kind: Arc<Description>) {
+        let mut table = self.table();
+        table.rows.entry(id.0).or_insert_with(|| Row {
+            kind,
+            place: Some(place),
+            resident: None,
+            used: false,
+        });
+    }
+
+    /// Where bodies are on stable storage; those that are not, or not known here, are left out.
+    pub(super) fn places(&self, ids: &[u64]) -> Vec<(BodyId, Place, Arc<Description>)> {
+        let table = self.table();
+        let placed = |id: &u64| {
+            let row = table.rows.get(id)?;
+            Some((BodyId(*id), row.place?, row.kind.clone()))
+        };
+        ids.iter().filter_map(placed).collect()
+    }
+
+    /// Nobody in memory needs these bodies any more; the index knows where they are.
+    pub(super) fn forget(&self, ids: &[u64]) {
+        let mut table = self.table();
+        for id in ids {
+            if let Some(body) = table.rows.remove(id).and_then(|row| row.place.and(row.resident)) {
+                table.cached = table.cached.saturating_sub(cost(&body));
+            }
+        }
+        // What is no longer known leaves the line of turns when its turn comes, or here when it got long.
+        if table.turns.len() > table.rows.len().saturating_mul(2) + 1024 {
+            let Table { turns, rows, .. } = &mut *table;
+            turns.retain(|id| rows.contains_key(id));
+        }
     }
 
     /// These bodies are on stable storage: from now on they may leave memory.
@@ -146,11 +180,7 @@ impl Bodies {
 
 impl Table {
     fn kind(&mut self, type_name: &str, content_type: &str, charset: Option<&str>) -> Arc<Description> {
-        let kind = Description {
-            type_name: type_name.into(),
-            content_type: content_type.into(),
-            charset: charset.map(Into::into),
-        };
+        let kind = describe(type_name, content_type, charset);
         if let Some((known, ())) = self.kinds.get_key_value(&kind) {
             return known.clone();
         }
@@ -177,4 +207,13 @@ impl Table {
 /// What a body costs in memory: its bytes, and what a view of it may take.
 fn cost(body: &Body) -> usize {
     body.size().saturating_add(512)
+}
+
+/// What a body is.
+pub(super) fn describe(type_name: &str, content_type: &str, charset: Option<&str>) -> Description {
+    Description {
+        type_name: type_name.into(),
+        content_type: content_type.into(),
+        charset: charset.map(Into::into),
+    }
 }

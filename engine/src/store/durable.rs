@@ -58,28 +58,40 @@ impl Durable {
 
     /// Returns when `sequence` is durable. Cancel-safe.
     pub(super) async fn wait(&self, sequence: u64) -> Result<(), StoreFailed> {
+        match self.subscribe(sequence)? {
+            None => Ok(()),
+            Some(woken) => woken.await.map_err(|_| self.failure()),
+        }
+    }
+
+    /// As [`Durable::wait`], for threads.
+    pub(super) fn wait_blocking(&self, sequence: u64) -> Result<(), StoreFailed> {
+        match self.subscribe(sequence)? {
+            None => Ok(()),
+            Some(woken) => woken.blocking_recv().map_err(|_| self.failure()),
+        }
+    }
+
+    /// Who is sent to when `sequence` is durable; `None` if it is.
+    fn subscribe(&self, sequence: u64) -> Result<Option<oneshot::Receiver<()>>, StoreFailed> {
         if self.synced() >= sequence {
-            return Ok(());
+            return Ok(None);
         }
-        let woken = {
-            let mut waiters = self.waiters();
-            // Looked at under the lock: a sync that came between would not see this waiter.
-            if self.synced() >= sequence {
-                return Ok(());
-            }
-            if let Some(why) = &waiters.failed {
-                return Err(why.clone());
-            }
-            let (sender, receiver) = oneshot::channel();
-            waiters.by_sequence.entry(sequence).or_default().push(sender);
-            receiver
-        };
-        match woken.await {
-            Ok(()) => Ok(()),
-            Err(_) => {
-                let failed = self.waiters().failed.clone();
-                Err(failed.unwrap_or_else(|| StoreFailed("it was closed".to_owned())))
-            }
+        let mut waiters = self.waiters();
+        // Looked at under the lock: a sync that came between would not see this waiter.
+        if self.synced() >= sequence {
+            return Ok(None);
         }
+        if let Some(why) = &waiters.failed {
+            return Err(why.clone());
+        }
+        let (sender, receiver) = oneshot::channel();
+        waiters.by_sequence.entry(sequence).or_default().push(sender);
+        Ok(Some(receiver))
+    }
+
+    fn failure(&self) -> StoreFailed {
+        let failed = self.waiters().failed.clone();
+        failed.unwrap_or_else(|| StoreFailed("it was closed".to_owned()))
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Ids {
     next: AtomicU64,
     /// Ids below are reserved on stable storage.
     limit: AtomicU64,
+    /// The last reservation on stable storage, also after the end.
+    reserved: AtomicU64,
     raised: Condvar,
     lock: Mutex<()>,
 }
@@ -24,9 +26,22 @@ impl Ids {
         Ids {
             next: AtomicU64::new(next),
             limit: AtomicU64::new(limit),
+            reserved: AtomicU64::new(limit),
             raised: Condvar::new(),
             lock: Mutex::new(()),
         }
+    }
+
+    /// Starts at `next`, once recovery knows it.
+    pub(super) fn start(&self, next: u64, limit: u64) {
+        self.next.store(next, Ordering::Release);
+        self.limit.store(limit, Ordering::Release);
+        self.reserved.store(limit, Ordering::Release);
+    }
+
+    /// The first id that no reservation on stable storage covers.
+    pub(super) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Acquire)
     }
 
     /// The next id. `ask` is called when the block is used up, which only a stalled disk brings about:
@@ -58,6 +73,9 @@ impl Ids {
     /// A reservation is on stable storage; or, with `u64::MAX`, nothing will ever be stored again.
     pub(super) fn raise(&self, limit: u64) {
         self.limit.fetch_max(limit, Ordering::AcqRel);
+        if limit < u64::MAX {
+            self.reserved.fetch_max(limit, Ordering::AcqRel);
+        }
         let _guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.raised.notify_all();
     }

@@ -31,10 +31,12 @@ use super::bodies::Place;
 use super::change::Commit;
 use super::codec::Encoder;
 use super::disk::Disk;
+use super::keeper::Task;
 use super::permit::Held;
 use super::record::{self, Located, Sealer};
 use super::segment::{self, FRAME, FrameHeader, FrameKind, HEADER, Position};
 use super::shared::Shared;
+use super::spine::Spot;
 use crate::files::{self, File, Files, Lock};
 use crate::id::BodyId;
 
@@ -67,7 +69,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Starts the thread over a segment that has been begun.
-    pub(super) fn start(writer: Writer, transactions: usize, lock: Box<dyn Lock>) -> io::Result<Journal> {
+    pub(super) fn start(writer: Writer, transactions: usize, lock: Arc<dyn Lock>) -> io::Result<Journal> {
         // Permits for transactions, and room for the few jobs that need none.
         let (sender, jobs) = bounded(transactions + 16);
         let stop = writer.stop.clone();
@@ -143,6 +145,8 @@ pub(super) struct Writer {
     last_sync: Duration,
     last_batch: usize,
     unseen: u64,
+    /// Is told of segments that have ended.
+    keeper: Sender<Task>,
 }
 
 /// What every segment's header repeats.
@@ -189,6 +193,7 @@ impl Writer {
         identity: Identity,
         next: Next,
         limit: u64,
+        keeper: Sender<Task>,
     ) -> io::Result<Writer> {
         let prepared = reserve(&*files, &folder, prepare_size(&disk, segment_size));
         let segment =
@@ -212,6 +217,7 @@ impl Writer {
             last_sync: Duration::ZERO,
             last_batch: 0,
             unseen: 0,
+            keeper,
         };
         record::encode_reservation(limit, &mut writer.encoder);
         let frame = writer.frame(FrameKind::Batch)?;
@@ -223,7 +229,7 @@ impl Writer {
         Ok(writer)
     }
 
-    fn run(mut self, jobs: &Receiver<Job>, lock: Box<dyn Lock>) {
+    fn run(mut self, jobs: &Receiver<Job>, lock: Arc<dyn Lock>) {
         while let Ok(first) = jobs.recv() {
             match self.batch(first, jobs) {
                 Ok(None) => {}
@@ -248,6 +254,7 @@ impl Writer {
             }
         }
         // Every handle is gone, and nobody closed: that is how a crash looks, and recovery treats it so.
+        self.shared.end(&StoreFailed("it was dropped".to_owned()));
     }
 
     /// After the end: transactions are dropped (their waiters have been told), a close is answered. What is
@@ -334,7 +341,7 @@ impl Writer {
             self.roll()?;
             self.encoder = encoder;
         }
-        let start = self.segment.offset + FRAME as u64;
+        let (frame, start) = (self.segment.offset, self.segment.offset + FRAME as u64);
         // Not before the roll: what it writes speaks of the transactions before this batch.
         self.sequence = commits.last().map_or(self.sequence, |last| last.sequence);
         self.persist(FrameKind::Batch)?;
@@ -345,6 +352,8 @@ impl Writer {
             self.shared.ids.raise(limit);
         }
         if let Some(last) = commits.last() {
+            let spot = Spot::new(segment, frame);
+            self.shared.state().placed(last.sequence, spot, &self.shared.bodies);
             self.shared.durable.advance(last.sequence);
         }
         metrics::counter!("septet_store_transactions_total").increment(commits.len() as u64);

@@ -65,26 +65,33 @@ mod api;
 pub mod backup;
 mod bodies;
 mod change;
+mod checkpoint;
 mod codec;
 mod disk;
 mod durable;
+mod fresh;
 mod heal;
 mod ids;
-#[expect(dead_code, unused_imports, reason = "the store is being wired to it")]
+#[allow(dead_code, unused_imports, reason = "purge is being wired to it")]
 mod index;
 mod journal;
+mod keeper;
 mod key;
 pub mod offline;
 mod open;
+mod overlay;
+mod pager;
 mod permit;
 mod readers;
 mod reads;
+mod rebuild;
 mod record;
 mod recovery;
 mod row;
 mod search;
 mod segment;
 mod shared;
+mod spine;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -105,8 +112,11 @@ use self::change::{Change, Commit, Settling};
 use self::disk::{Admitted, Disk};
 use self::durable::Durable;
 use self::ids::Ids;
+use self::index::Index;
 use self::journal::{Job, Journal};
+use self::keeper::{KeeperThread, Task};
 pub use self::open::{OpenError, Options};
+use self::pager::Pager;
 use self::permit::{Held, Share};
 use self::readers::Readers;
 use self::shared::Shared;
@@ -136,10 +146,14 @@ struct Inner {
     embedded: Option<Embedded>,
 }
 
+/// The threads end in this order: the keeper may have to hear of what the writer did last.
 struct Embedded {
     journal: Journal,
+    pager: Pager,
+    keeper: KeeperThread,
     disk: Arc<Disk>,
-    readers: Readers,
+    readers: Arc<Readers>,
+    index: Index,
 }
 
 impl fmt::Debug for Store {
@@ -166,6 +180,9 @@ impl Store {
             closed: AtomicBool::new(false),
             dropped_events: AtomicU64::new(0),
             reported: Mutex::default(),
+            told: Mutex::default(),
+            open_segment: AtomicU64::new(0),
+            rebuilding_since: AtomicU64::new(0),
         });
         Store(Arc::new(Inner { shared, embedded: None }))
     }
@@ -231,9 +248,13 @@ impl Store {
         let at = shared.clock.now();
         let mut changes = self.settle(transaction, at);
         let mut touched = Touched::new();
-        let sequence = {
+        let (sequence, low, full) = {
             let mut state = shared.state();
-            state.check(&changes)?;
+            while let Err(conflict) = state.check(&changes) {
+                drop(state);
+                self.bring_back(conflict)?;
+                state = shared.state();
+            }
             state.place(&mut changes);
             let changes = changes.into_iter().map(|settling| settling.change).collect();
             let commit = Commit { sequence: state.sequence + 1, at, changes };
@@ -248,12 +269,36 @@ impl Store {
                 Some(embedded) => embedded.journal.send(Job::Commit(commit, permit)),
                 None => shared.durable.advance(sequence),
             }
-            sequence
+            let full = !state.called && state.fresh.waiting() >= keeper::PART;
+            state.called |= full;
+            (sequence, !state.low.is_empty(), full)
         };
         for ready in touched {
             ready.notify_one();
         }
+        if let Some(embedded) = &self.0.embedded {
+            if low {
+                embedded.pager.call();
+            }
+            if full && !embedded.keeper.tell(Task::Relieve) {
+                shared.state().called = false;
+            }
+        }
         Ok(Committed { sequence })
+    }
+
+    /// What was not in memory may wait beyond its queue's window: then it is read back, and the check can be
+    /// made again. Otherwise the conflict stands.
+    fn bring_back(&self, conflict: Conflict) -> Result<(), Conflict> {
+        let Conflict::Unknown(id) = conflict else { return Err(conflict) };
+        let shared = &self.0.shared;
+        let absent = shared.state().absent(id);
+        let (Some((_, reference)), Some(embedded)) = (absent, &self.0.embedded) else { return Err(conflict) };
+        let references = [reference];
+        let loaded = pager::load(&references, &embedded.readers, &shared.vault);
+        let mut state = shared.state();
+        loaded.enter(&references, &mut state, &shared.bodies);
+        if state.rows.contains_key(&id.0) { Ok(()) } else { Err(conflict) }
     }
 
     /// Returns when everything up to `sequence` is on stable storage.
@@ -270,6 +315,9 @@ impl Store {
         let Some(embedded) = &self.0.embedded else { return true };
         let accepts = embedded.disk.accepts();
         self.tell_news(embedded);
+        for event in self.0.shared.take_told() {
+            self.log(event);
+        }
         accepts
     }
 
@@ -312,7 +360,14 @@ impl Store {
         // A full disk would keep it waiting for ever; what is not yet durable was not acknowledged.
         embedded.journal.stop_retrying();
         match closed.await {
-            Ok(result) => result,
+            Ok(result) => {
+                let (sender, kept) = oneshot::channel();
+                if result.is_ok() && embedded.keeper.tell(Task::Close(sender)) {
+                    // Without a checkpoint the next opening reads more; nothing is lost.
+                    let _ = kept.await;
+                }
+                result
+            }
             // The writer has ended: it closed before, or it failed with this in its hands.
             Err(_) if self.0.shared.closed.load(Ordering::Acquire) => Ok(()),
             Err(_) => Err(self.failure()),
@@ -398,6 +453,8 @@ impl Store {
     /// Marks a delivered process request as an instance that waits on disk (it stays delivered and keeps
     /// its pool slot), also after recovery; gives the lease under which it goes on.
     pub fn adopt(&self, id: MessageId) -> Option<Lease> {
+        // If it does not come back, it is not there to adopt.
+        let _ = self.bring_back(Conflict::Unknown(id));
         self.state().adopt(id)
     }
 

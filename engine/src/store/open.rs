@@ -2,25 +2,32 @@
 //! [`open`] returns, everything that was ever acknowledged is in the state, on stable storage.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::bodies::Bodies;
+use super::checkpoint;
 use super::disk::Disk;
 use super::durable::Durable;
 use super::ids::{self, Ids};
+use super::index::{Index, Secret};
 use super::journal::{Identity, Journal, Next, Writer};
+use super::keeper::{Keeper, KeeperThread, Parts, covers};
+use super::pager::Pager;
 use super::permit::Share;
 use super::readers::Readers;
+use super::rebuild::Rebuild;
 use super::record::Sealer;
 use super::recovery::{self, Damage, Recovered};
 use super::shared::Shared;
+use super::state::State;
 use super::{Embedded, Inner, Store, key};
 use crate::clock::SharedClock;
-use crate::config::settings::{self, Secret};
+use crate::config::settings;
 use crate::event::{Level, NewEvent};
-use crate::files::{Files, LockError};
-use crate::vault::VaultError;
+use crate::files::{Files, Lock, LockError};
+use crate::vault::{Vault, VaultError};
 
 /// How to open an embedded store.
 #[derive(Clone, Debug)]
@@ -35,11 +42,13 @@ pub struct Options {
     /// Free space that new messages leave; `None` = the smaller of 2 GiB and 5 %.
     pub min_free: Option<u64>,
     /// The key from outside; `None` = the file `store.key`.
-    pub key: Option<Secret>,
+    pub key: Option<settings::Secret>,
     /// Keys that were replaced: what they sealed stays readable.
-    pub old_keys: Vec<Secret>,
+    pub old_keys: Vec<settings::Secret>,
     /// Seal bodies, search keys and details too; needs a key from outside.
     pub encrypt_bodies: bool,
+    /// How many messages of one queue are in memory and scheduled; the others wait in the journal.
+    pub window: usize,
     /// How often a full disk is looked at and written to again.
     pub pace: Duration,
 }
@@ -55,6 +64,7 @@ impl Options {
             key: None,
             old_keys: Vec::new(),
             encrypt_bodies: false,
+            window: 16 * 1024,
             pace: Duration::from_secs(1),
         }
     }
@@ -158,37 +168,88 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     }
     let vault = key::vault(&*files, path, options.key.as_ref(), &options.old_keys, !segments.is_empty())?;
 
-    let bodies = Bodies::new(options.memory / 4);
-    let recovered = recovery::recover(&*files, &folder, &segments, &vault, &bodies)?;
-    let Recovered { mut state, identity, next, next_id, damage, .. } = recovered;
-    let identity = match identity {
-        Some(identity) => identity,
-        None => new_identity(vault.key_id())?,
+    let identity = match segments.is_empty() {
+        false => recovery::identity(&*files, &folder, &segments, &vault)?,
+        true => new_identity(vault.key_id())?,
     };
+    let checkpoint::Found { newest: checkpoint, unreadable } =
+        checkpoint::load(&*files, path, &vault).map_err(|error| OpenError::io(path, error))?;
+    if segments.is_empty() && (checkpoint.is_some() || !unreadable.is_empty()) {
+        return Err(OpenError::NotAJournal(folder));
+    }
+    let shared = Arc::new(new_shared(&options, clock, vault.clone(), identity));
+    let sealer = Sealer { vault: vault.clone(), bodies: options.encrypt_bodies };
+    let secret = Secret::new(vault.derive("septet index"));
+    let index =
+        Index::open(files.clone(), path.join("index"), secret, sealer.clone(), u64::from(identity.salt));
+    let (index, refused) = index.map_err(|error| OpenError::Unreadable {
+        place: path.join("index").display().to_string(),
+        text: error.to_string(),
+    })?;
+    for error in refused {
+        tracing::warn!(%error, "an index file cannot be used and will be made again");
+    }
+    let readers = Arc::new(Readers::new(files.clone(), folder.clone(), identity.salt));
+    let parts = |shared: &Arc<Shared>| Parts {
+        shared: shared.clone(),
+        files: files.clone(),
+        folder: path.clone(),
+        index: index.clone(),
+        readers: readers.clone(),
+        sealer: sealer.clone(),
+        journal: u64::from(identity.salt),
+        segment_size: options.segment_size,
+    };
+    let checkpoints = checkpoint::list(&*files, path).map_err(|error| OpenError::io(path, error))?;
+    let known = checkpoint.as_ref().map(|(checkpoint, length)| (checkpoint, *length));
+    let mut keeper = Keeper::new(parts(&shared), known, checkpoints);
+    if let Some((checkpoint, _)) = &checkpoint {
+        for (id, place, kind) in &checkpoint.bodies {
+            shared.bodies.page_in(*id, *place, kind.clone());
+        }
+        *shared.state() = State::restore(checkpoint.snapshot.clone(), options.window);
+        shared.durable.advance(checkpoint.snapshot.sequence);
+    }
+    let recovered = recovery::recover(
+        &*files,
+        &folder,
+        &segments,
+        identity,
+        checkpoint.as_ref().map(|(checkpoint, _)| checkpoint),
+        &shared,
+        &mut keeper,
+    )?;
+    let Recovered { next, next_id, damage, .. } = recovered;
     let next = next.unwrap_or(Next { segment: 1, batch: 1, sequence: 0 });
-    state.opened(next_id);
+    drop(checkpoint);
     let limit = ids::reservation(next_id);
-    let durable = Durable::default();
-    durable.advance(state.sequence);
-    let shared = Arc::new(Shared {
-        clock,
-        vault: vault.clone(),
-        epoch: format!("{:016x}", identity.epoch).into(),
-        state: Mutex::new(state),
-        bodies,
-        ids: Ids::new(next_id, limit),
-        durable,
-        ingest: Share::new(options.memory / 4),
-        completion: Share::new(options.memory / 4),
-        failed: OnceLock::new(),
-        closed: Default::default(),
-        dropped_events: Default::default(),
-        reported: Mutex::default(),
-    });
+    shared.ids.start(next_id, limit);
+    shared.state().opened(next_id);
+    shared.open_segment.store(next.segment, Ordering::Release);
+
+    let last_missing = segments.iter().rposition(|segment| !covers(&index, *segment));
+    if let Some(last_missing) = last_missing {
+        let missing = segments.iter().filter(|segment| !covers(&index, **segment)).count();
+        tracing::info!(missing, "index files are missing and will be made again");
+        let scratch = Arc::new(new_shared(&options, shared.clock.clone(), vault.clone(), identity));
+        let keeper_of_scratch = Keeper::new(parts(&scratch), None, Vec::new());
+        keeper.rebuild(Rebuild {
+            files: files.clone(),
+            folder: folder.clone(),
+            identity,
+            shared: scratch,
+            keeper: Box::new(keeper_of_scratch),
+            total: last_missing + 1,
+            segments: segments.iter().copied().take(last_missing + 1).collect(),
+            sequence: 0,
+        });
+        let now = shared.clock.now().as_microsecond();
+        shared.rebuilding_since.store(u64::try_from(now).unwrap_or(1), Ordering::Release);
+    }
     let disk = Disk::new(files.clone(), folder.clone(), options.min_free, options.segment_size, options.pace)
         .map_err(|error| OpenError::io(&folder, error))?;
-    let sealer = Sealer { vault, bodies: options.encrypt_bodies };
     let transactions = shared.ingest.transactions() + shared.completion.transactions();
+    let line = KeeperThread::line();
     let writer = Writer::begin(
         shared.clone(),
         files.clone(),
@@ -199,11 +260,24 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
         identity,
         next,
         limit,
+        line.0.clone(),
     );
-    let journal = writer.and_then(|writer| Journal::start(writer, transactions, lock));
+    let lock: Arc<dyn Lock> = lock.into();
+    let journal = writer.and_then(|writer| Journal::start(writer, transactions, lock.clone()));
     let journal = journal.map_err(|error| OpenError::io(&folder, error))?;
-    let embedded = Embedded { journal, disk, readers: Readers::new(files, folder) };
+    let pager =
+        Pager::start(shared.clone(), readers.clone()).map_err(|error| OpenError::io(&folder, error))?;
+    let keeper = KeeperThread::start(keeper, line, lock).map_err(|error| OpenError::io(&folder, error))?;
+    let embedded = Embedded { journal, pager, keeper, disk, readers, index };
     let store = Store(Arc::new(Inner { shared, embedded: Some(embedded) }));
+    for path in unreadable {
+        tracing::error!(name: "store.corrupt", path = %path.display(), "store.corrupt: a checkpoint cannot be read");
+        let text = format!(
+            "the checkpoint {} cannot be read; an older one, or the journal, was read",
+            path.display()
+        );
+        store.log(NewEvent::new(Level::Error, "store.corrupt", text));
+    }
     for Damage { file, offset, length } in damage {
         let place = format!("{}:{offset}", file.display());
         tracing::error!(name: "store.corrupt", place, length, "store.corrupt: part of the journal cannot be read");
@@ -212,6 +286,28 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
         store.log(NewEvent::new(Level::Error, "store.corrupt", text));
     }
     Ok(store)
+}
+
+/// What a store shares, with nothing in it.
+fn new_shared(options: &Options, clock: SharedClock, vault: Vault, identity: Identity) -> Shared {
+    Shared {
+        clock,
+        vault,
+        epoch: format!("{:016x}", identity.epoch).into(),
+        state: Mutex::new(State::new(options.window)),
+        bodies: Bodies::new(options.memory / 4),
+        ids: Ids::new(1, 1),
+        durable: Durable::default(),
+        ingest: Share::new(options.memory / 4),
+        completion: Share::new(options.memory / 4),
+        failed: OnceLock::new(),
+        closed: Default::default(),
+        dropped_events: Default::default(),
+        reported: Mutex::default(),
+        told: Mutex::default(),
+        open_segment: Default::default(),
+        rebuilding_since: Default::default(),
+    }
 }
 
 /// A name and a salt for a new store.

@@ -1,4 +1,5 @@
-//! Reads bodies back from the journal, checking each against its CRC. A few segments are kept open.
+//! Reads bodies and frames back from the journal, checking each against its CRC. A few segments are kept
+//! open.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -6,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bodies::Place;
 use super::segment;
+use super::spine::Spot;
 use crate::files::{self, File, Files};
 
 /// How many segments are kept open.
@@ -16,6 +18,7 @@ const OPEN: usize = 32;
 pub(super) struct Readers {
     files: Arc<dyn Files>,
     folder: PathBuf,
+    salt: u32,
     open: Mutex<VecDeque<(u64, Arc<dyn File>)>>,
 }
 
@@ -29,8 +32,45 @@ pub(super) enum ReadFailure {
 }
 
 impl Readers {
-    pub(super) fn new(files: Arc<dyn Files>, folder: PathBuf) -> Self {
-        Readers { files, folder, open: Mutex::default() }
+    /// Over a folder of segments that begin their CRCs with this salt.
+    pub(super) fn new(files: Arc<dyn Files>, folder: PathBuf, salt: u32) -> Self {
+        Readers { files, folder, salt, open: Mutex::default() }
+    }
+
+    /// A segment has been dropped: it is read no more.
+    pub(super) fn close(&self, segment: u64) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(known, _)| *known != segment);
+    }
+
+    /// `FILE:OFFSET` of a frame, for people.
+    pub(super) fn frame_name(&self, spot: Spot) -> String {
+        format!("{}:{}", segment::path(&self.folder, u64::from(spot.segment)).display(), spot.offset)
+    }
+
+    /// The bytes of a whole frame.
+    pub(super) fn frame(&self, spot: Spot) -> Result<Vec<u8>, ReadFailure> {
+        let number = u64::from(spot.segment);
+        let file = self.file(number).map_err(ReadFailure::Io)?;
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => ReadFailure::Damaged,
+            _ => ReadFailure::Io(error),
+        };
+        let mut bytes = vec![0; segment::FRAME];
+        files::read_exact(&*file, &mut bytes, u64::from(spot.offset)).map_err(failed)?;
+        let length = segment::payload_length(&bytes).ok_or(ReadFailure::Damaged)?;
+        let there = file.length().map_err(ReadFailure::Io)?;
+        if u64::try_from(length).unwrap_or(u64::MAX) > there {
+            return Err(ReadFailure::Damaged);
+        }
+        bytes.resize(segment::FRAME + length, 0);
+        let payload = bytes.get_mut(segment::FRAME..).unwrap_or_default();
+        let from = u64::from(spot.offset) + u64::try_from(segment::FRAME).unwrap_or_default();
+        files::read_exact(&*file, payload, from).map_err(failed)?;
+        match segment::frame_at(&bytes, 0, number, self.salt) {
+            Ok(_) => Ok(bytes),
+            Err(_) => Err(ReadFailure::Damaged),
+        }
     }
 
     /// `FILE:OFFSET`, for people.

@@ -1,49 +1,88 @@
-//! Reading a store. Headers, sessions, queues and counters come from memory and are never behind; bodies
-//! may have to be read from the journal.
+//! Reading a store: memory first, then the index for what has left memory, then the journal for bodies.
+//! Nothing is ever behind, unless index files are being made again.
 
 use std::ops::Bound;
-use std::sync::PoisonError;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::bodies::{Absent, Found, Place};
+use super::overlay::Memory;
 use super::readers::ReadFailure;
 use super::search::{self, Compiled};
 use super::{
     Class, EventFilter, ItemCounts, MessageFilter, Op, Page, QueueView, ReadError, Store, StoreFailed,
-    Transaction, Unavailable, record,
+    Transaction, Unavailable, index, record,
 };
 use crate::body::Body;
-use crate::event::{Event, Level, NewEvent};
+use crate::event::{Event, NewEvent};
 use crate::header::Header;
 use crate::host::{Keep, KeepFamily};
 use crate::id::{BodyId, EventId, ItemName, MessageId, SessionId};
 
+/// How many headers are looked up at a time while text is looked for in bodies.
+const PAGE_OF_TEXT: usize = 256;
+
 impl Store {
-    /// One header.
+    /// One header. One that is not in memory is read from the disk.
     pub fn header(&self, id: MessageId) -> Option<Header> {
-        self.state().header(id)
+        let recent = self.state().header(id);
+        recent.or_else(|| {
+            let found = self.0.embedded.as_ref()?.index.header(id, &mut Memory(&self.0.shared));
+            self.readable(found).flatten()
+        })
     }
 
-    /// The headers of a session in order of their ids.
+    /// The headers of a session in order of their ids; those that are not in memory are read from the disk.
     pub fn session(&self, id: SessionId) -> Vec<Header> {
-        self.state().session(id)
+        let recent = self.state().session(id);
+        match self.indexed_session(id) {
+            None => recent,
+            Some((headers, _)) => merged(recent, headers, |header| header.id.0),
+        }
     }
 
-    /// The events of a session, oldest first.
+    /// The events of a session, oldest first; those that are not in memory are read from the disk.
     pub fn session_events(&self, id: SessionId) -> Vec<Event> {
-        self.state().session_events(id)
+        let recent = self.state().session_events(id);
+        match self.indexed_session(id) {
+            None => recent,
+            Some((_, events)) => merged(recent, events, |event| event.id.0),
+        }
+    }
+
+    /// What the index has of a session. Asked after memory: what left memory meanwhile is in the index.
+    fn indexed_session(&self, id: SessionId) -> Option<(Vec<Header>, Vec<Event>)> {
+        let embedded = self.0.embedded.as_ref()?;
+        self.readable(embedded.index.session(id, &mut Memory(&self.0.shared)))
+    }
+
+    /// What the index said. A damaged file is reported and made again; messages flow on.
+    pub(super) fn readable<T>(&self, result: Result<T, index::Error>) -> Option<T> {
+        match result {
+            Ok(found) => Some(found),
+            Err(error) => {
+                let place = error.file().map_or_else(|| "index".to_owned(), |file| format!("index/{file}"));
+                self.0.shared.report_damage(&place, "part of the index");
+                None
+            }
+        }
     }
 
     /// A body, from memory or from the journal (checked against its CRC).
     pub async fn body(&self, id: BodyId) -> Result<Body, ReadError> {
-        let absent = match self.0.shared.bodies.find(id).ok_or(ReadError::Gone(id))? {
-            Found::Resident(body) => return Ok(body),
-            Found::Absent(absent) => absent,
+        let absent = match self.0.shared.bodies.find(id) {
+            Some(Found::Resident(body)) => return Ok(body),
+            Some(Found::Absent(absent)) => Some(absent),
+            None => None,
         };
         let store = self.clone();
-        let read = tokio::task::spawn_blocking(move || store.read_body(id, &absent));
+        let read = tokio::task::spawn_blocking(move || {
+            let absent = absent.or_else(|| store.indexed_body(id)).ok_or(ReadError::Gone(id))?;
+            store.read_body(id, &absent)
+        });
         let body = read.await.map_err(|error| ReadError::Io(id, error.to_string()))??;
         self.0.shared.bodies.keep(id, &body);
         Ok(body)
@@ -51,7 +90,14 @@ impl Store {
 
     /// Whether a body is in the store, without reading it.
     pub fn has_body(&self, id: BodyId) -> bool {
-        self.0.shared.bodies.find(id).is_some()
+        self.0.shared.bodies.find(id).is_some() || self.indexed_body(id).is_some()
+    }
+
+    /// Where the index says that a body is.
+    fn indexed_body(&self, id: BodyId) -> Option<Absent> {
+        let embedded = self.0.embedded.as_ref()?;
+        let row = self.readable(embedded.index.body(id)).flatten()?;
+        Some(Absent { place: row.place, kind: Arc::new(row.kind) })
     }
 
     fn read_body(&self, id: BodyId, absent: &Absent) -> Result<Body, ReadError> {
@@ -68,14 +114,10 @@ impl Store {
     }
 
     /// Reports a damaged body, once.
-    fn damaged_body(&self, id: BodyId, place: &Place, name: &str) -> ReadError {
-        let mut reported = self.0.shared.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = reported.insert((place.segment, place.offset));
-        drop(reported);
-        if new {
-            tracing::error!(name: "store.corrupt", place = name, "store.corrupt: body {id} is damaged");
-            let text = format!("body {id} is damaged at {name}; everything else is there");
-            self.log(NewEvent::new(Level::Error, "store.corrupt", text));
+    fn damaged_body(&self, id: BodyId, _place: &Place, name: &str) -> ReadError {
+        self.0.shared.report_damage(name, &format!("body {id}"));
+        for event in self.0.shared.take_told() {
+            self.log(event);
         }
         ReadError::Corrupt { id, place: name.to_owned() }
     }
@@ -87,7 +129,15 @@ impl Store {
 
     /// All queues of requests.
     pub fn queues(&self) -> Vec<QueueView> {
-        self.state().queues()
+        let queues = self.state().queues();
+        let whole = |(mut view, absent): (QueueView, Option<MessageId>)| {
+            if let Some(head) = absent.and_then(|id| self.header(id)) {
+                view.oldest = Some(head.created);
+                view.head = Some(head);
+            }
+            view
+        };
+        queues.into_iter().map(whole).collect()
     }
 
     /// Counters of one item.
@@ -102,30 +152,72 @@ impl Store {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Page<Header>, ReadError> {
-        let compiled = Compiled::new(filter, &self.state());
-        let mut entries = Vec::new();
-        let mut before = before.unwrap_or(u64::MAX);
+        let Some(text) = &filter.text else {
+            return self.headers(filter.clone(), before, limit).await;
+        };
+        let (mut entries, mut before) = (Vec::new(), before);
         loop {
-            // One more than asked for: it tells whether there is a next page.
-            let wanted = limit.saturating_add(1).saturating_sub(entries.len());
-            let (found, rest) = compiled.step(&self.state(), before, wanted);
-            match &filter.text {
-                None => entries.extend(found),
-                Some(text) => {
-                    for header in found {
-                        if self.body_contains(&header, text).await? {
-                            entries.push(header);
-                        }
-                    }
+            let page = self.headers(filter.clone(), before, PAGE_OF_TEXT).await?;
+            for header in page.entries {
+                if self.body_contains(&header, text).await? {
+                    entries.push(header);
                 }
             }
-            match rest {
-                Some(rest) if entries.len() <= limit => before = rest,
+            match page.next {
+                Some(next) if entries.len() <= limit => before = Some(next),
                 _ => break,
             }
-            tokio::task::yield_now().await;
         }
-        Ok(page(entries, limit, |header| header.id.0))
+        Ok(page(entries, limit, |header| header.id.0, self.lag_ms()))
+    }
+
+    async fn headers(
+        &self,
+        filter: MessageFilter,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Page<Header>, ReadError> {
+        let store = self.clone();
+        let found = move || store.search_headers(&filter, before, limit.saturating_add(1));
+        let found = tokio::task::spawn_blocking(found).await;
+        let found = found.map_err(|error| ReadError::Search(error.to_string()))??;
+        Ok(page(found, limit, |header| header.id.0, self.lag_ms()))
+    }
+
+    /// The newest headers that match. Memory is looked at first: what leaves it meanwhile is in the index.
+    fn search_headers(
+        &self,
+        filter: &MessageFilter,
+        before: Option<u64>,
+        wanted: usize,
+    ) -> Result<Vec<Header>, ReadError> {
+        let compiled = Compiled::new(filter, &self.state());
+        let mut recent = Vec::new();
+        let mut below = Some(before.unwrap_or(u64::MAX));
+        while let Some(from) = below.filter(|_| recent.len() < wanted) {
+            let (found, rest) = compiled.step(&self.state(), from, wanted - recent.len());
+            recent.extend(found);
+            below = rest;
+        }
+        let Some(embedded) = &self.0.embedded else { return Ok(recent) };
+        let mut cursor = embedded.index.messages(filter, before);
+        let mut older = Vec::new();
+        while older.len() < wanted {
+            let step = cursor.step(&mut Memory(&self.0.shared), wanted - older.len());
+            let step = step.map_err(|error| ReadError::Search(error.to_string()))?;
+            older.extend(step.rows);
+            if step.reached == 0 {
+                break;
+            }
+        }
+        Ok(newest(recent, older, wanted, |header| header.id.0))
+    }
+
+    /// For how long the index has been incomplete.
+    fn lag_ms(&self) -> u64 {
+        let since = self.0.shared.rebuilding_since.load(Ordering::Acquire);
+        let now = u64::try_from(self.clock().now().as_microsecond()).unwrap_or(0);
+        if since == 0 { 0 } else { (now.saturating_sub(since) / 1000).max(1) }
     }
 
     /// Whether the body of a message contains a text. A body that is gone contains nothing; neither does a
@@ -135,25 +227,40 @@ impl Store {
         match self.body(id).await {
             Ok(body) => Ok(search::contains(body.bytes(), text)),
             Err(ReadError::Gone(_) | ReadError::Corrupt { .. }) => Ok(false),
-            Err(error @ ReadError::Io(..)) => Err(error),
+            Err(error @ (ReadError::Io(..) | ReadError::Search(_))) => Err(error),
         }
     }
 
-    /// Events, newest first; `before` is a cursor from [`Page::next`].
-    pub fn events(&self, filter: &EventFilter, before: Option<EventId>, limit: usize) -> Page<Event> {
-        let before = before.map_or(u64::MAX, |id| id.0);
-        let wanted = limit.saturating_add(1);
-        let entries = match filter.session {
-            Some(session) => {
-                let mut events = self.session_events(session);
-                events.retain(|event| event.id.0 < before && search::selects(filter, event));
-                events.reverse();
-                events.truncate(wanted);
-                events
+    /// Events, newest first; `before` is a cursor from [`Page::next`]. Reads the disk: not for async threads.
+    pub fn events(
+        &self,
+        filter: &EventFilter,
+        before: Option<EventId>,
+        limit: usize,
+    ) -> Result<Page<Event>, ReadError> {
+        let found = self.search_events(filter, before.map(|id| id.0), limit.saturating_add(1))?;
+        Ok(page(found, limit, |event| event.id.0, self.lag_ms()))
+    }
+
+    fn search_events(
+        &self,
+        filter: &EventFilter,
+        before: Option<u64>,
+        wanted: usize,
+    ) -> Result<Vec<Event>, ReadError> {
+        let recent = self.newest_events(filter, before.unwrap_or(u64::MAX), wanted);
+        let Some(embedded) = &self.0.embedded else { return Ok(recent) };
+        let mut cursor = embedded.index.events(filter, before);
+        let mut older = Vec::new();
+        while older.len() < wanted {
+            let step = cursor.step(&mut Memory(&self.0.shared), wanted - older.len());
+            let step = step.map_err(|error| ReadError::Search(error.to_string()))?;
+            older.extend(step.rows);
+            if step.reached == 0 {
+                break;
             }
-            None => self.newest_events(filter, before, wanted),
-        };
-        page(entries, limit, |event| event.id.0)
+        }
+        Ok(newest(recent, older, wanted, |event| event.id.0))
     }
 
     /// Walks down in short steps, so that a rare kind of event does not keep everybody waiting.
@@ -179,11 +286,31 @@ impl Store {
 }
 
 /// A page of at most `limit` of the entries found, and where the next one goes on if there are more.
-fn page<T>(mut entries: Vec<T>, limit: usize, id: impl Fn(&T) -> u64) -> Page<T> {
+fn page<T>(mut entries: Vec<T>, limit: usize, id: impl Fn(&T) -> u64, lag_ms: u64) -> Page<T> {
     let more = entries.len() > limit;
     entries.truncate(limit);
     let next = entries.last().map(id).filter(|_| more);
-    Page { entries, next, lag_ms: 0 }
+    Page { entries, next, lag_ms }
+}
+
+/// Two lists in order of their ids as one; of two with one id, that of memory.
+fn merged<T>(recent: Vec<T>, older: Vec<T>, id: impl Fn(&T) -> u64) -> Vec<T> {
+    let mut all = recent;
+    all.extend(older);
+    // Stable: what memory had stands first.
+    all.sort_by_key(&id);
+    all.dedup_by_key(|entry| id(entry));
+    all
+}
+
+/// The newest of two lists that are newest first.
+fn newest<T>(recent: Vec<T>, older: Vec<T>, wanted: usize, id: impl Fn(&T) -> u64) -> Vec<T> {
+    let mut all = recent;
+    all.extend(older);
+    all.sort_by_key(|entry| std::cmp::Reverse(id(entry)));
+    all.dedup_by_key(|entry| id(entry));
+    all.truncate(wanted);
+    all
 }
 
 #[async_trait]

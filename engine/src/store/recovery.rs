@@ -1,5 +1,6 @@
-//! Recovery: folds every segment, oldest first, through [`State::apply`], and leaves a journal that can be
-//! trusted.
+//! Recovery: from the newest checkpoint on, folds every segment, oldest first, through [`State::apply`], and
+//! leaves a journal that can be trusted. Segments that have ended get their index files on the way, so that
+//! memory stays bounded however much there is to fold.
 //!
 //! **Damage or torn tail.** A frame that cannot be read is *damage* when it lies below a position that is
 //! known to have been synced: below the synced position in any later whole frame, or in a segment that has
@@ -10,33 +11,37 @@
 //!
 //! **After an unclean stop the page cache is not trusted**: if a sync had failed, what we read may never
 //! have reached the disk, and a later sync would not notice. So the whole frames of the last segment are
-//! made durable again with an end frame behind them, with the same number and offsets (see `heal`). Only then does anything listen or deliver. The journal goes on in the next
-//! segment.
+//! made durable again with an end frame behind them, with the same number and offsets (see `heal`). Only then
+//! does anything listen or deliver. The journal goes on in the next segment.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 
-use super::bodies::Bodies;
+use super::change::Change;
+use super::checkpoint::Checkpoint;
 use super::codec::{DecodeError, Fields};
 use super::heal;
 use super::journal::{Identity, Next};
+use super::keeper::{Keeper, PART};
 use super::open::OpenError;
+use super::pager;
 use super::record::{self, Entry, RecordError};
 use super::segment::{self, Frame, FrameKind, HEADER, NoFrame, Position, SegmentHeader};
-use super::state::{State, Touched};
+use super::shared::Shared;
+use super::spine::Spot;
+use super::state::Touched;
 use crate::files::{self, Files};
+use crate::id::MessageId;
 use crate::vault::{Vault, VaultError};
 
 /// Records that are lost may have given out so many ids.
 const LOST_IDS: u64 = 1 << 20;
 
-/// What the journal held.
+/// What the journal held, besides the state.
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
-    pub(super) state: State,
-    /// Absent in a new store.
-    pub(super) identity: Option<Identity>,
-    /// Where to go on.
+    /// Where to go on; absent in a new store.
     pub(super) next: Option<Next>,
     /// The first id that may be given out.
     pub(super) next_id: u64,
@@ -69,9 +74,15 @@ struct Tail {
 struct Recovery<'a> {
     files: &'a dyn Files,
     folder: &'a Path,
-    vault: &'a Vault,
-    bodies: &'a Bodies,
+    shared: &'a Shared,
+    keeper: &'a mut Keeper,
     out: Recovered,
+    /// The state has the transactions up to this one from a checkpoint.
+    known: u64,
+    /// The last transaction folded or known.
+    sequence: u64,
+    /// The last transaction up to the frame read last: what is known may lie behind it.
+    read: u64,
     batch: u64,
     /// Ids below are reserved.
     reserved: u64,
@@ -86,52 +97,128 @@ pub(super) fn segments(files: &dyn Files, folder: &Path) -> io::Result<Vec<u64>>
     Ok(numbers)
 }
 
-/// Folds all segments and heals the last one.
-pub(super) fn recover(
+/// Epoch, salt and key of the store: from the newest segment whose header is whole.
+pub(super) fn identity(
     files: &dyn Files,
     folder: &Path,
     numbers: &[u64],
     vault: &Vault,
-    bodies: &Bodies,
+) -> Result<Identity, OpenError> {
+    let header = numbers.iter().rev().find_map(|number| {
+        let file = files.open(&segment::path(folder, *number)).ok()?;
+        let mut header = [0; HEADER];
+        files::read_exact(&*file, &mut header, 0).ok()?;
+        SegmentHeader::decode(&header)
+    });
+    let header = header.ok_or_else(|| OpenError::NotAJournal(folder.to_owned()))?;
+    if !vault.holds(header.key_id) {
+        return Err(OpenError::WrongKey { expected: header.key_id, found: vault.key_id() });
+    }
+    // What is written from now on is sealed with the current key.
+    Ok(Identity { epoch: header.epoch, salt: header.salt, key_id: vault.key_id() })
+}
+
+/// Folds the segments from the checkpoint on into the shared state, and heals the last one. The snapshot
+/// of the checkpoint is in the state already.
+pub(super) fn recover(
+    files: &dyn Files,
+    folder: &Path,
+    numbers: &[u64],
+    identity: Identity,
+    checkpoint: Option<&Checkpoint>,
+    shared: &Shared,
+    keeper: &mut Keeper,
 ) -> Result<Recovered, OpenError> {
-    let out = Recovered { next_id: 1, ..Recovered::default() };
-    let mut recovery =
-        Recovery { files, folder, vault, bodies, out, batch: 0, reserved: 1, touched: Touched::new() };
+    let known = checkpoint.map_or(0, |checkpoint| checkpoint.snapshot.sequence);
+    let reserved = checkpoint.map_or(1, |checkpoint| checkpoint.reserved.max(1));
+    let out = Recovered { next_id: reserved, ..Recovered::default() };
+    let mut recovery = Recovery {
+        files,
+        folder,
+        shared,
+        keeper,
+        out,
+        known,
+        sequence: known,
+        read: 0,
+        batch: 0,
+        reserved,
+        touched: Touched::new(),
+    };
     let Some(last) = numbers.last().copied() else { return Ok(recovery.out) };
-    let identity = recovery.identity(numbers)?;
-    recovery.out.identity = Some(identity);
-    let mut expected = None;
-    for number in numbers.iter().copied() {
+    let first = checkpoint.map_or(0, |checkpoint| checkpoint.segment);
+    let mut expected = checkpoint.map(|checkpoint| checkpoint.segment);
+    for number in numbers.iter().copied().filter(|number| *number >= first) {
         if expected.is_some_and(|expected| expected != number) {
             let missing = expected.unwrap_or_default();
             recovery.damaged(missing, 0, 0);
         }
         expected = Some(number + 1);
+        shared.open_segment.store(number, Ordering::Release);
         recovery.segment(number, number == last, identity)?;
     }
-    let Recovery { mut out, batch, reserved, .. } = recovery;
+    if first > last {
+        // A clean stop: the checkpoint has everything, and where the next segment begins is in the last one.
+        recovery.ending(last, identity)?;
+    }
+    let Recovery { mut out, batch, reserved, sequence, shared, .. } = recovery;
     // Records that were lost to damage may have used any id of their reservation, and reserved more.
     let lost = if out.damage.is_empty() { 0 } else { LOST_IDS };
-    out.next_id = reserved.max(out.state.highest_id + 1) + lost;
-    out.next = Some(Next { segment: last + 1, batch, sequence: out.state.sequence });
+    out.next_id = reserved.max(shared.state().highest_id + 1) + lost;
+    out.next = Some(Next { segment: last + 1, batch, sequence });
     Ok(out)
 }
 
+/// Folds one sealed segment into a state of its own that has everything before it. Gives the last
+/// transaction.
+pub(super) fn refold(
+    files: &dyn Files,
+    folder: &Path,
+    number: u64,
+    identity: Identity,
+    shared: &Shared,
+    keeper: &mut Keeper,
+    sequence: u64,
+) -> Result<u64, OpenError> {
+    shared.open_segment.store(number, Ordering::Release);
+    let out = Recovered::default();
+    let touched = Touched::new();
+    let mut recovery = Recovery {
+        files,
+        folder,
+        shared,
+        keeper,
+        out,
+        known: 0,
+        sequence,
+        read: sequence,
+        batch: 0,
+        reserved: 1,
+        touched,
+    };
+    recovery.segment(number, false, identity)?;
+    Ok(recovery.sequence)
+}
+
 impl Recovery<'_> {
-    /// Epoch, salt and key of the store: from the newest segment whose header is whole.
-    fn identity(&self, numbers: &[u64]) -> Result<Identity, OpenError> {
-        let header = numbers.iter().rev().find_map(|number| {
-            let file = self.files.open(&segment::path(self.folder, *number)).ok()?;
-            let mut header = [0; HEADER];
-            files::read_exact(&*file, &mut header, 0).ok()?;
-            SegmentHeader::decode(&header)
-        });
-        let header = header.ok_or_else(|| OpenError::NotAJournal(self.folder.to_owned()))?;
-        if !self.vault.holds(header.key_id) {
-            return Err(OpenError::WrongKey { expected: header.key_id, found: self.vault.key_id() });
+    /// Reads how a segment ended without folding it.
+    fn ending(&mut self, number: u64, identity: Identity) -> Result<(), OpenError> {
+        let path = segment::path(self.folder, number);
+        let content = files::read(self.files, &path).map_err(|error| OpenError::io(&path, error))?;
+        let known = std::mem::replace(&mut self.known, u64::MAX);
+        let tail = self.frames(number, &content, true, identity.salt)?;
+        self.known = known;
+        self.end(number, &content, &tail, identity)
+    }
+
+    /// Makes sure that the end of the last segment is on stable storage.
+    fn end(&mut self, number: u64, content: &[u8], tail: &Tail, identity: Identity) -> Result<(), OpenError> {
+        if !tail.clean {
+            return self.heal(number, content, tail, identity);
         }
-        // What is written from now on is sealed with the current key.
-        Ok(Identity { epoch: header.epoch, salt: header.salt, key_id: self.vault.key_id() })
+        let path = segment::path(self.folder, number);
+        let seal = content.get(tail.seal..tail.end).unwrap_or_default();
+        heal::confirm(self.files, &path, seal, tail.seal).map_err(|error| OpenError::io(&path, error))
     }
 
     fn segment(&mut self, number: u64, last: bool, identity: Identity) -> Result<(), OpenError> {
@@ -140,7 +227,7 @@ impl Recovery<'_> {
         match SegmentHeader::decode(&content) {
             Some(header) if header.number == number => {
                 // Its predecessor may have lost its end frame; only if transactions are missing is it damage.
-                if header.sequence > self.out.state.sequence && number > 1 && self.out.damage.is_empty() {
+                if header.sequence > self.sequence && number > 1 && self.out.damage.is_empty() {
                     self.damaged(number - 1, 0, 0);
                 }
                 self.batch = self.batch.max(header.batch);
@@ -148,12 +235,11 @@ impl Recovery<'_> {
             _ => self.damaged(number, 0, HEADER),
         }
         let tail = self.frames(number, &content, last, identity.salt)?;
-        if last && tail.clean {
-            let seal = content.get(tail.seal..tail.end).unwrap_or_default();
-            heal::confirm(self.files, &path, seal, tail.seal).map_err(|error| OpenError::io(&path, error))?;
-        } else if last {
-            self.heal(number, &content, &tail, identity)?;
+        if last {
+            self.end(number, &content, &tail, identity)?;
         }
+        drop(content);
+        self.keeper.sealed(number, self.read);
         Ok(())
     }
 
@@ -187,6 +273,7 @@ impl Recovery<'_> {
             };
             tail.end = frame.end;
             self.batch = self.batch.max(frame.header.batch + 1);
+            self.read = self.read.max(frame.header.sequence);
             match frame.header.kind {
                 FrameKind::Batch => self.fold(number, &frame)?,
                 FrameKind::End => {
@@ -204,28 +291,44 @@ impl Recovery<'_> {
 
     fn fold(&mut self, number: u64, frame: &Frame<'_>) -> Result<(), OpenError> {
         let offset = frame.offset + segment::FRAME;
-        let Recovery { out, bodies, vault, reserved, touched, .. } = self;
-        let folded = record::decode(frame.payload, number, offset, vault, |entry| match entry {
+        let Recovery { shared, keeper, reserved, touched, known, sequence, .. } = self;
+        let folded = record::decode(frame.payload, number, offset, &shared.vault, |entry| match entry {
             Entry::Reservation(limit) => *reserved = (*reserved).max(limit),
             Entry::Lost(_) => {
                 // They may have used any id of their reservation, and reserved more.
-                *reserved = (*reserved).max(out.state.highest_id + LOST_IDS);
-                out.state.sequence = out.state.sequence.max(frame.header.sequence);
+                *reserved = (*reserved).max(shared.state().highest_id + LOST_IDS);
+                *sequence = (*sequence).max(frame.header.sequence);
+                let mut state = shared.state();
+                state.sequence = state.sequence.max(frame.header.sequence);
             }
+            Entry::Commit(commit, _) if commit.sequence <= *known => {}
             Entry::Commit(commit, places) => {
                 let mut places = places.into_iter();
                 for change in &commit.changes {
-                    if let super::change::Change::Body(id, body) = change
-                        && let Some((_, place)) = places.next()
-                    {
-                        bodies.found(*id, body, place);
+                    match change {
+                        Change::Body(id, body) => {
+                            if let Some((_, place)) = places.next() {
+                                shared.bodies.found(*id, body, place);
+                            }
+                        }
+                        Change::Move(change) => bring_back(shared, keeper, change.id),
+                        _ => {}
                     }
                 }
-                out.state.apply(&commit, touched);
+                *sequence = (*sequence).max(commit.sequence);
+                shared.state().apply(&commit, touched);
                 touched.clear();
             }
         });
-        folded.map_err(|error| self.unreadable(number, frame.offset, &error))
+        folded.map_err(|error| self.unreadable(number, frame.offset, &error))?;
+        let spot = Spot::new(number, u64::try_from(frame.offset).unwrap_or(u64::MAX));
+        self.shared.state().placed(self.sequence, spot, &self.shared.bodies);
+        self.shared.durable.advance(self.sequence);
+        let waiting = self.shared.state().fresh.waiting();
+        if waiting >= 2 * PART {
+            self.keeper.relieve();
+        }
+        Ok(())
     }
 
     /// Whether an end frame marks a clean stop. Then the next id is known exactly.
@@ -253,7 +356,7 @@ impl Recovery<'_> {
         let path = segment::path(self.folder, number);
         let mut seal = None;
         if !tail.sealed {
-            let end = heal::end_frame(number, self.batch, self.out.state.sequence, tail.end, identity.salt);
+            let end = heal::end_frame(number, self.batch, self.sequence, tail.end, identity.salt);
             seal = Some(end.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
         }
         let torn = content.get(tail.end..).filter(|_| tail.torn).unwrap_or_default();
@@ -292,4 +395,20 @@ impl Recovery<'_> {
             error => OpenError::Unreadable { place, text: error.to_string() },
         }
     }
+}
+
+/// A message that waits beyond its queue's window is about to change: it and those behind it come back.
+fn bring_back(shared: &Shared, keeper: &Keeper, id: MessageId) {
+    let references = {
+        let state = shared.state();
+        if state.beyond() == 0 {
+            return;
+        }
+        match state.absent(id) {
+            Some((item, reference)) => state.behind(item, reference.position),
+            None => return,
+        }
+    };
+    let loaded = pager::load(&references, keeper.readers(), &shared.vault);
+    loaded.enter(&references, &mut shared.state(), &shared.bodies);
 }

@@ -1,5 +1,5 @@
-//! Headers as the state keeps them: millions of them stay in memory until the index exists, so item names
-//! are numbers, types are shared, and what only unfinished messages need is apart.
+//! Headers as the state keeps them: item names are numbers, types are shared, and what only unfinished
+//! messages need is apart.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -141,6 +141,14 @@ impl Row {
 
     pub(super) fn next_attempt(&self) -> Option<Timestamp> {
         self.extra.as_ref().and_then(|extra| extra.next_attempt.time())
+    }
+
+    /// Queued and never tried: the header in the journal says all there is to say.
+    pub(super) fn is_as_born(&self) -> bool {
+        let untried = |extra: &Extra| {
+            extra.error.is_none() && extra.next_attempt == Micros::NONE && extra.failing_since == Micros::NONE
+        };
+        self.status == Status::Queued && self.attempts == 0 && self.extra.as_deref().is_none_or(untried)
     }
 
     /// Forgets that it must wait.

@@ -182,6 +182,14 @@ pub(super) fn encode_frame(header: &FrameHeader, salt: u32, payload: &[u8]) -> O
     Some(frame)
 }
 
+/// The length of the payload of the frame that begins with these bytes.
+pub(super) fn payload_length(header: &[u8]) -> Option<usize> {
+    header
+        .starts_with(FRAME_MAGIC)
+        .then(|| u32_at(header, 8))?
+        .and_then(|length| usize::try_from(length).ok())
+}
+
 /// The frame at an offset of a segment's file.
 pub(super) fn frame_at(file: &[u8], offset: usize, segment: u64, salt: u32) -> Result<Frame<'_>, NoFrame> {
     let rest = file.get(offset..).unwrap_or_default();

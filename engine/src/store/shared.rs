@@ -11,7 +11,7 @@ use super::ids::Ids;
 use super::permit::Share;
 use super::state::State;
 use crate::clock::SharedClock;
-use crate::event::{Event, Level};
+use crate::event::{Event, Level, NewEvent};
 use crate::id::EventId;
 use crate::vault::Vault;
 
@@ -35,7 +35,13 @@ pub(super) struct Shared {
     /// Events that found no room.
     pub(super) dropped_events: AtomicU64,
     /// Damaged places that have been reported.
-    pub(super) reported: Mutex<HashSet<(u64, u64)>>,
+    pub(super) reported: Mutex<HashSet<String>>,
+    /// Events of threads that cannot log them.
+    pub(super) told: Mutex<Vec<NewEvent>>,
+    /// The segment that the writer writes.
+    pub(super) open_segment: AtomicU64,
+    /// Since when index files are being made again (microseconds since 1970); 0 = the index is complete.
+    pub(super) rebuilding_since: AtomicU64,
 }
 
 impl Shared {
@@ -75,6 +81,31 @@ impl Shared {
         self.completion.close();
         self.ids.raise(u64::MAX);
         self.durable.fail(why);
+    }
+
+    /// A damaged place was found while reading: an error line, once for each place.
+    pub(super) fn report_damage(&self, place: &str, what: &str) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if !reported.insert(place.to_owned()) {
+            return;
+        }
+        drop(reported);
+        tracing::error!(name: "store.corrupt", place, "store.corrupt: {what} cannot be read");
+        let text = format!("{what} cannot be read at {place}; everything else is there");
+        self.tell(NewEvent::new(Level::Error, "store.corrupt", text));
+    }
+
+    /// An event of a thread that cannot log it itself.
+    pub(super) fn tell(&self, event: NewEvent) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < 1024 {
+            told.push(event);
+        }
+    }
+
+    /// What has been told and is not in the event log yet.
+    pub(super) fn take_told(&self) -> Vec<NewEvent> {
+        std::mem::take(&mut *self.told.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn failure(&self) -> Option<StoreFailed> {

@@ -6,16 +6,22 @@
 //! `apply` never fails. Guards have been checked by [`State::check`] when the transaction was submitted;
 //! in recovery a change may name a header that was lost to a damaged part of the journal: it is skipped.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod paging;
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
+pub(super) use self::snapshot::{ItemSnapshot, Snapshot, respine};
 use super::api::{Conflict, Delivery, Guard, ItemCounts, Lanes, Lease, QueueView};
 use super::change::{Change, Commit, Move, Settling};
+use super::fresh::Fresh;
 use super::row::{Micros, Names, Row};
+use super::spine::Spine;
 use crate::event::Event;
 use crate::fault::Fault;
 use crate::header::{Header, Kind, Status};
@@ -45,12 +51,29 @@ pub(super) struct State {
     opened_at: u64,
     /// The message that the transaction being folded took in: one message may have several first headers.
     took_in: (u64, u32, u64),
+    /// What the index does not have yet.
+    pub(super) fresh: Fresh,
+    /// The keeper has been told that much has gathered.
+    pub(super) called: bool,
+    /// How many headers in memory have each body.
+    body_users: HashMap<u64, u32>,
+    /// Born beyond a window and not yet known to be in the journal: transaction, item, position, body.
+    unplaced: VecDeque<(u64, u32, u64, u64)>,
+    /// Items whose window runs low while messages wait beyond it.
+    pub(super) low: BTreeSet<u32>,
+    /// How many entries a queue schedules; what is born beyond them waits in the spine. Without a journal
+    /// to read them back from, all.
+    window: Option<usize>,
+    /// Expired sessions that still have rows in index files, and the last segment that may have any.
+    pub(super) dead: HashMap<u64, u64>,
 }
 
 /// One item's queues and counters.
 #[derive(Debug, Default)]
-struct Item {
+pub(super) struct Item {
     queue: Queue,
+    /// What waits beyond the queue's window.
+    pub(super) spine: Spine,
     /// It takes requests: its counters count what it was sent. Otherwise, for services, what it took in.
     receives: bool,
     /// Responses to take, by position; those in flight are not here.
@@ -69,6 +92,15 @@ struct Item {
 pub(super) type Touched = Vec<Arc<Notify>>;
 
 impl State {
+    /// An empty state whose queues schedule at most this many messages at a time.
+    pub(super) fn new(window: usize) -> State {
+        State { window: Some(window), ..State::default() }
+    }
+
+    fn window(&self) -> usize {
+        self.window.unwrap_or(usize::MAX)
+    }
+
     // --- submitting ---
 
     /// Checks every guard of a transaction, in order, against the state as it would be then.
@@ -129,10 +161,16 @@ impl State {
         self.sequence = self.sequence.max(commit.sequence);
         for change in &commit.changes {
             match change {
-                Change::Body(id, _) => self.saw(id.0),
+                Change::Body(id, _) => {
+                    self.saw(id.0);
+                    self.fresh.bodies.push(commit.sequence, id.0);
+                }
                 Change::Header(header) => self.add_header(header, commit.sequence, touched),
                 Change::Move(change) => self.move_header(change, commit.sequence, commit.at, touched),
-                Change::Event(event) => self.add_event(event),
+                Change::Event(event) => {
+                    self.fresh.events.push(commit.sequence, event.id.0);
+                    self.add_event(event);
+                }
                 Change::Keep(family, key, value) => {
                     let family = self.keep.entry(*family).or_default();
                     match value {
@@ -162,21 +200,38 @@ impl State {
         if self.rows.contains_key(&id) {
             return;
         }
-        self.saw(id);
-        self.next_position = self.next_position.max(header.position);
         let row = Row::new(header, sequence, &mut self.names);
         self.count_new(id, &row, header.error.as_ref());
-        let entry = entry(header.id, &row);
-        if let Some(item) = row.target().map(|target| item(&mut self.items, target)) {
+        match row.status.is_final() {
+            true => self.fresh.settled.push(sequence, id),
+            false => self.fresh.born.push(sequence, id),
+        }
+        self.enter(header.id, row, touched);
+    }
+
+    /// Puts a header into memory and, where it waits, into its queue.
+    fn enter(&mut self, id: MessageId, row: Row, touched: &mut Touched) {
+        self.saw(id.0);
+        self.next_position = self.next_position.max(row.position);
+        let (sequence, window) = (row.sequence, self.window());
+        if let Some((number, item)) = row.target().map(|target| (target, item(&mut self.items, target))) {
             match (row.kind, row.status) {
-                (Kind::Request, Status::Queued) => item.queue.push(entry),
+                (Kind::Request, Status::Queued) => {
+                    if item.spine.is_empty() && item.queue.depth() < window {
+                        item.queue.push(entry(id, &row));
+                    } else {
+                        item.spine.push(row.position, id.0);
+                        self.unplaced.push_back((sequence, number, row.position, row.body_id));
+                        self.fresh.spilled.push(sequence, id.0);
+                    }
+                }
                 (Kind::Request, Status::Suspended) => {
-                    item.queue.push(entry);
-                    item.queue.suspend(header.id);
+                    item.queue.push(entry(id, &row));
+                    item.queue.suspend(id);
                     item.suspended += 1;
                 }
                 (Kind::Response, Status::Queued) => {
-                    item.responses.insert(row.position, id);
+                    item.responses.insert(row.position, id.0);
                 }
                 _ => {}
             }
@@ -185,7 +240,14 @@ impl State {
                 touched.push(item.ready.clone());
             }
         }
+        self.keep_row(id.0, row);
+    }
+
+    fn keep_row(&mut self, id: u64, row: Row) {
         self.by_session.insert((row.session, id));
+        if row.body_id != 0 {
+            *self.body_users.entry(row.body_id).or_default() += 1;
+        }
         self.rows.insert(id, Box::new(row));
     }
 
@@ -217,27 +279,51 @@ impl State {
         let before = row.status;
         self.leases.remove(&id.0);
         row.change(change, sequence, at);
+        let (status, kind, position) = (row.status, row.kind, row.position);
+        if status.is_final() && !before.is_final() {
+            self.fresh.settled.push(sequence, id.0);
+        }
         let Some(target) = row.target() else { return };
         let item = item(&mut self.items, target);
         touched.push(item.ready.clone());
-        if row.kind == Kind::Response {
-            item.responses.remove(&row.position);
-            if row.status == Status::Queued {
-                item.responses.insert(row.position, id.0);
+        if kind == Kind::Response {
+            item.responses.remove(&position);
+            if status == Status::Queued {
+                item.responses.insert(position, id.0);
             }
             return;
         }
         let queued = matches!(before, Status::Queued | Status::Delivered);
-        match row.status {
+        let window = self.window.unwrap_or(usize::MAX);
+        let beyond = !item.spine.is_empty() && item.spine.first_position().is_some_and(|at| at <= position);
+        let waits_beyond = beyond && item.spine.holds(position);
+        match status {
+            Status::Queued if waits_beyond => {}
             Status::Queued if queued => item.queue.put_back(id, change.next_attempt),
+            Status::Queued if beyond => {
+                item.queue.finish(id);
+                item.spine.give_back(position, id.0);
+            }
             Status::Queued => item.queue.push(entry(id, row)),
-            Status::Suspended => item.queue.suspend(id),
+            Status::Suspended => {
+                if waits_beyond {
+                    item.spine.remove(position);
+                    item.queue.push(entry(id, row));
+                }
+                item.queue.suspend(id);
+            }
+            _ if waits_beyond => {
+                item.spine.remove(position);
+            }
             _ => item.queue.finish(id),
         }
         item.suspended -= u64::from(before == Status::Suspended);
-        item.suspended += u64::from(row.status == Status::Suspended);
+        item.suspended += u64::from(status == Status::Suspended);
         let error = change.error.as_ref().and_then(Option::as_ref);
-        item.finished(row.status, Some(at).into(), error);
+        item.finished(status, Some(at).into(), error);
+        if item.is_low(window) {
+            self.low.insert(target);
+        }
     }
 
     /// What is there now was there when the store was opened.
@@ -351,7 +437,12 @@ impl State {
         }
         match row.status {
             Status::Delivered => {}
-            Status::Queued if item(&mut self.items, row.target()?).queue.claim(id) => {
+            Status::Queued => {
+                let item = item(&mut self.items, row.target()?);
+                if item.spine.remove(row.position) {
+                    item.queue.push(entry(id, row));
+                }
+                item.queue.claim(id).then_some(())?;
                 row.status = Status::Delivered;
             }
             _ => return None,
@@ -402,7 +493,12 @@ impl State {
 
     pub(super) fn queued_items(&self) -> Vec<(ItemName, u64)> {
         let counted = |(name, item): (ItemName, &Item)| {
-            (name, count(item.queue.depth()) + count(item.responses.len()) + item.suspended)
+            (
+                name,
+                count(item.queue.depth() + item.spine.length())
+                    + count(item.responses.len())
+                    + item.suspended,
+            )
         };
         self.named_items()
             .filter(|(_, item)| item.receives || !item.responses.is_empty())
@@ -410,11 +506,15 @@ impl State {
             .collect()
     }
 
-    pub(super) fn queues(&self) -> Vec<QueueView> {
+    /// All queues of requests; a head that is not in memory is given by its id.
+    pub(super) fn queues(&self) -> Vec<(QueueView, Option<MessageId>)> {
         let view = |(name, item): (ItemName, &Item)| {
-            let head = item.queue.head().and_then(|id| self.header(id));
+            let beyond = || item.spine.first(1).first().map(|first| MessageId(first.id));
+            let id = item.queue.head().or_else(beyond);
+            let head = id.and_then(|id| self.header(id));
+            let absent = id.filter(|_| head.is_none());
             let oldest = head.as_ref().map(|head| head.created);
-            QueueView { item: name, depth: count(item.queue.depth()), oldest, head }
+            (QueueView { item: name, depth: item.depth(), oldest, head }, absent)
         };
         self.named_items().filter(|(_, item)| item.receives).map(view).collect()
     }
@@ -426,7 +526,7 @@ impl State {
             false => (item.taken_in, item.rejected),
         };
         ItemCounts {
-            queued: count(item.queue.depth()),
+            queued: item.depth(),
             in_flight: count(item.queue.in_flight()),
             completed,
             errors,
@@ -438,6 +538,16 @@ impl State {
 }
 
 impl Item {
+    /// Its window should be filled from the spine.
+    fn is_low(&self, window: usize) -> bool {
+        !self.spine.is_empty() && self.queue.depth() <= window / 2
+    }
+
+    /// Unfinished messages, wherever they wait.
+    fn depth(&self) -> u64 {
+        count(self.queue.depth() + self.spine.length())
+    }
+
     /// Counts what became of a request at its target.
     fn finished(&mut self, status: Status, at: Micros, error: Option<&Fault>) {
         self.completed += u64::from(status == Status::Completed);

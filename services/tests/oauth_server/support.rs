@@ -167,7 +167,7 @@ impl Running {
 
     /// All events of a kind.
     pub(crate) fn events(&self, kind: &str) -> Vec<Event> {
-        let events = self.store.events(&EventFilter::default(), None, 1000).entries;
+        let events = self.store.events(&EventFilter::default(), None, 1000).unwrap().entries;
         events.into_iter().filter(|event| event.kind == kind).collect()
     }
 

@@ -104,7 +104,7 @@ async fn refusals_are_those_of_rfc_6749() {
     assert_eq!(text.send().await.unwrap().status(), 400);
     let huge = server.http.post(server.url("/oauth2/token")).form(&[("scope", "x".repeat(100_000))]);
     assert_eq!(huge.send().await.unwrap().status(), 413);
-    let events = server.store.events(&EventFilter::default(), None, 100);
+    let events = server.store.events(&EventFilter::default(), None, 100).unwrap();
     assert!(
         events.entries.iter().any(|event| event.kind == "auth.refused" && event.text == "invalid_client")
     );

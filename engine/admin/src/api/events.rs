@@ -3,9 +3,9 @@
 use axum::extract::{Path, RawQuery, State};
 use axum::{Extension, Json};
 use septet_engine::director::Engine;
-use septet_engine::event::Level;
+use septet_engine::event::{Event, Level};
 use septet_engine::id::{EventId, SessionId};
-use septet_engine::store::EventFilter;
+use septet_engine::store::{EventFilter, Page, ReadError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -56,11 +56,23 @@ pub(crate) async fn list(
             }
         }
     }
-    let page = engine.store().events(&filter, cursor, most);
+    let page = events(&engine, filter, cursor, most).await?;
     Ok(Json(EventList {
         events: page.entries.iter().map(|event| EventView::new(event, false)).collect(),
         next: page.next,
     }))
+}
+
+/// Reads events off the async threads: older ones are on the disk.
+async fn events(
+    engine: &Engine,
+    filter: EventFilter,
+    before: Option<EventId>,
+    most: usize,
+) -> Result<Page<Event>, ReadError> {
+    let store = engine.store().clone();
+    let found = tokio::task::spawn_blocking(move || store.events(&filter, before, most)).await;
+    found.map_err(|error| ReadError::Search(error.to_string()))?
 }
 
 /// One event with its detail, which counts as viewing: events without a session are in no trace.
@@ -73,7 +85,7 @@ pub(crate) async fn show(
     Path(id): Path<u64>,
 ) -> Result<Json<EventView>, Problem> {
     let before = id.checked_add(1).map(EventId);
-    let page = context.parts.engine.store().events(&EventFilter::default(), before, 1);
+    let page = events(&context.parts.engine, EventFilter::default(), before, 1).await?;
     let event = page.entries.first().filter(|event| event.id.0 == id);
     let event = event.ok_or_else(|| Problem::not_found(format!("there is no event {id}")))?;
     if event.detail.is_some() {

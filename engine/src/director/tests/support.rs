@@ -419,7 +419,7 @@ impl Bench {
     /// All events of a kind, oldest first.
     pub(super) fn events(&self, kind: &str) -> Vec<Event> {
         let filter = EventFilter { kind: Some(kind.to_owned()), ..EventFilter::default() };
-        let mut events = self.store.events(&filter, None, 1000).entries;
+        let mut events = self.store.events(&filter, None, 1000).unwrap().entries;
         events.reverse();
         events
     }

@@ -3,12 +3,14 @@
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Identity, Next, PREPARED, RESERVE, Segment, Stop, Writer};
 use crate::files::{self, File, Files};
 use crate::store::api::StoreFailed;
 use crate::store::codec::Encoder;
 use crate::store::disk::Disk;
+use crate::store::keeper::Task;
 use crate::store::segment::{self, FrameKind, HEADER, Position, SegmentHeader};
 
 impl Writer {
@@ -23,6 +25,7 @@ impl Writer {
         })?;
         self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
         self.disk.set_synced(self.synced);
+        self.shared.open_segment.store(self.segment.number, Ordering::Release);
         self.disk.look();
         Ok(())
     }
@@ -36,6 +39,8 @@ impl Writer {
         if self.segment.file.truncate(self.segment.offset).is_ok() {
             self.sync()?;
         }
+        // The line is long; a keeper that is so far behind cannot write, and the next opening does its work.
+        let _ = self.keeper.try_send(Task::Sealed(self.segment.number, self.sequence));
         Ok(())
     }
 

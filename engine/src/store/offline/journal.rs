@@ -294,7 +294,7 @@ impl Records {
                 }
                 Change::Move(change) => {
                     let id = change.id;
-                    if !self.headers.has(id.0) && !(self.some_purged && id.0 <= self.purged) {
+                    if !(self.headers.has(id.0) || self.some_purged && id.0 <= self.purged) {
                         let text = format!("a change of message {id}, which is not there");
                         self.missing.push(("reference", offset, text));
                     }

@@ -316,7 +316,8 @@ fn decode_fault(field: Field<'_>, vault: &Vault) -> Result<Fault, RecordError> {
     Ok(fault)
 }
 
-fn decode_keep(field: Field<'_>, vault: &Vault) -> Result<Change, RecordError> {
+/// Reads a kept value.
+pub(in crate::store) fn decode_keep(field: Field<'_>, vault: &Vault) -> Result<Change, RecordError> {
     let (mut family, mut key, mut value) = (None, String::new(), Some(Bytes::new()));
     each_field(field.fields(), vault, &mut |field| {
         match field.tag {

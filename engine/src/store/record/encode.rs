@@ -62,20 +62,34 @@ pub(in crate::store) fn encode(
             }
             Change::Keep(family, key, value) => {
                 let nested = out.begin(20, true);
-                out.number(1, *family as u64);
-                out.text(2, key);
-                match value {
-                    None => out.flag(4, true),
-                    Some(value) => sealed_if(is_secret(*family), sealer, out, |out| {
-                        out.shared(3, value);
-                    })?,
-                }
+                encode_keep(*family, key, value.as_ref(), sealer, out)?;
                 out.end(nested);
             }
         }
     }
     out.end(transaction);
     Ok(())
+}
+
+/// Writes a kept value, sealed where its family holds secrets.
+pub(in crate::store) fn encode_keep(
+    family: KeepFamily,
+    key: &str,
+    value: Option<&Bytes>,
+    sealer: &Sealer,
+    out: &mut Encoder,
+) -> Result<(), VaultError> {
+    out.number(1, family as u64);
+    out.text(2, key);
+    match value {
+        None => {
+            out.flag(4, true);
+            Ok(())
+        }
+        Some(value) => sealed_if(is_secret(family), sealer, out, |out| {
+            out.shared(3, value);
+        }),
+    }
 }
 
 /// Families whose values would give something away: production files and scripts may hold secrets, too.

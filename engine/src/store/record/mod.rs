@@ -22,9 +22,9 @@
 mod decode;
 mod encode;
 
-pub(in crate::store) use self::decode::{Entry, decode, decode_event, decode_header, open_body};
+pub(in crate::store) use self::decode::{Entry, decode, decode_event, decode_header, decode_keep, open_body};
 pub(in crate::store) use self::encode::{
-    encode, encode_event, encode_header, encode_lost, encode_reservation,
+    encode, encode_event, encode_header, encode_keep, encode_lost, encode_reservation,
 };
 use super::codec::DecodeError;
 use crate::event::Level;

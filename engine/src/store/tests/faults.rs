@@ -16,7 +16,7 @@ use crate::store::{
 
 fn events_of(store: &Store, kind: &str) -> Vec<String> {
     let filter = EventFilter { kind: Some(kind.to_owned()), ..EventFilter::default() };
-    store.events(&filter, None, 100).entries.into_iter().map(|event| event.text).collect()
+    store.events(&filter, None, 100).unwrap().entries.into_iter().map(|event| event.text).collect()
 }
 
 /// The segments of a store, oldest first.
@@ -87,7 +87,7 @@ async fn a_torn_tail_is_cut_and_kept_beside_the_segment() {
 
 #[tokio::test]
 async fn damage_is_reported_and_skipped_and_nothing_is_cut() {
-    // In the last segment after a crash, and in a sealed one after a clean stop.
+    // Where the journal is folded: after a crash, and where the checkpoint of a clean stop is gone.
     for clean in [false, true] {
         let fixture = embedded();
         let mut ids = Vec::new();
@@ -103,6 +103,7 @@ async fn damage_is_reported_and_skipped_and_nothing_is_cut() {
             let place = find(&content, b"second text");
             content[place] ^= 0x20;
             std::fs::write(&segment, &content).unwrap();
+            remove_checkpoints(path);
         });
         assert!(fixture.store.header(ids[1]).is_none(), "clean: {clean}");
         let rest = [ids[0], ids[2]];
@@ -118,6 +119,43 @@ async fn damage_is_reported_and_skipped_and_nothing_is_cut() {
         assert!(fixture.store.next_id() > ids[2].0 + 100_000);
         assert_eq!(texts(&fixture.reopen(), &rest).await, expected);
     }
+}
+
+/// As if there never was a checkpoint, or an index.
+fn remove_checkpoints(path: &std::path::Path) {
+    for entry in std::fs::read_dir(path).unwrap().map(Result::unwrap) {
+        if entry.file_name().to_str().unwrap().starts_with("checkpoint-") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let _ = std::fs::remove_dir_all(path.join("index"));
+}
+
+#[tokio::test]
+async fn damage_in_what_a_checkpoint_covers_costs_only_what_is_damaged() {
+    let fixture = embedded();
+    let mut ids = Vec::new();
+    for text in ["first text", "second text", "third text"] {
+        ids.push(durable(&fixture, text).await);
+    }
+    fixture.store.close().await.unwrap();
+    let fixture = fixture.closed_and_changed(|path| {
+        let segment = segments(path).remove(0);
+        let mut content = std::fs::read(&segment).unwrap();
+        let place = find(&content, b"second text");
+        content[place] ^= 0x20;
+        std::fs::write(&segment, &content).unwrap();
+    });
+    let body = fixture.store.header(ids[1]).unwrap().body_id.unwrap();
+    let error = fixture.store.body(body).await.unwrap_err();
+    assert!(error.to_string().contains("0000000001.seg:"), "{error}");
+    // Once when the end of the journal was read, once for the body.
+    let reports = events_of(&fixture.store, "store.corrupt");
+    assert!(reports.iter().all(|report| report.contains("0000000001.seg:")), "{reports:?}");
+    assert_eq!(reports.len(), 2);
+    let rest = [ids[0], ids[2]];
+    let expected = [Some("first text".to_owned()), Some("third text".to_owned())];
+    assert_eq!(texts(&fixture, &rest).await, expected);
 }
 
 #[tokio::test]

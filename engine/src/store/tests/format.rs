@@ -65,7 +65,7 @@ async fn describe(store: &Store) -> String {
             body.as_text(),
         );
     }
-    for event in store.events(&EventFilter::default(), None, 100).entries {
+    for event in store.events(&EventFilter::default(), None, 100).unwrap().entries {
         text += &format!("{} {} {} {:?} {}\n", event.id, event.at, event.kind, event.item, event.text);
     }
     text + &format!("token {:?}\n", store.get(KeepFamily::Token, "vendor"))

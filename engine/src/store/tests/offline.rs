@@ -175,7 +175,7 @@ async fn a_flipped_byte_is_found_quarantined_and_the_rest_stays_readable() {
     let store = closed.open().unwrap();
     // The two messages of a pair may share a frame.
     assert!((1..=2).contains(&closed.gone(&store).await.len()));
-    assert_eq!(store.events(&EventFilter::default(), None, 10).entries[0].kind, "store.repaired");
+    assert_eq!(store.events(&EventFilter::default(), None, 10).unwrap().entries[0].kind, "store.repaired");
 }
 
 #[tokio::test]

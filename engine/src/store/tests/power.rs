@@ -230,7 +230,7 @@ impl World {
             found.messages.insert(header.id.0, (target, header.status, body.0, bytes));
         }
         found.kept = store.scan(KeepFamily::ProcessState, "").into_iter().collect();
-        let events = store.events(&EventFilter::default(), None, 1_000_000).entries;
+        let events = store.events(&EventFilter::default(), None, 1_000_000).unwrap().entries;
         found.events = events.into_iter().rev().map(|event| event.text).collect();
         assert!(
             expected.messages == found.messages,

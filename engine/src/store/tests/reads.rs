@@ -148,10 +148,10 @@ async fn events_are_listed_newest_first_by_filter_and_page() {
             fixture.store.log(NewEvent::new(level, "alert", format!("event {number}")).item(&item("out")));
         }
         let all = EventFilter::default();
-        let page = fixture.store.events(&all, None, 3);
+        let page = fixture.store.events(&all, None, 3).unwrap();
         let texts: Vec<_> = page.entries.iter().map(|event| event.text.as_str()).collect();
         assert_eq!(texts, ["event 4", "event 3", "event 2"]);
-        let rest = fixture.store.events(&all, page.next.map(crate::id::EventId), 3);
+        let rest = fixture.store.events(&all, page.next.map(crate::id::EventId), 3).unwrap();
         assert_eq!((rest.entries.len(), rest.next), (2, None));
         for (filter, expected) in [
             (EventFilter { level: Some(Level::Error), ..all.clone() }, 1),
@@ -160,7 +160,11 @@ async fn events_are_listed_newest_first_by_filter_and_page() {
             (EventFilter { item: Some("out".into()), ..all.clone() }, 5),
             (EventFilter { session: Some(SessionId(1)), ..all.clone() }, 0),
         ] {
-            assert_eq!(fixture.store.events(&filter, None, 10).entries.len(), expected, "{filter:?}");
+            assert_eq!(
+                fixture.store.events(&filter, None, 10).unwrap().entries.len(),
+                expected,
+                "{filter:?}"
+            );
         }
     }
 }

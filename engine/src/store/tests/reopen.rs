@@ -68,7 +68,7 @@ async fn everything_is_there_again_after_a_clean_stop_and_after_a_crash() {
         let fixture = embedded();
         fill(&fixture).await;
         let before = (headers(&fixture.store).await, fixture.store.counts(&item("out")));
-        let events = fixture.store.events(&EventFilter::default(), None, 100).entries;
+        let events = fixture.store.events(&EventFilter::default(), None, 100).unwrap().entries;
         let (epoch, next) = (fixture.store.epoch(), fixture.store.next_id());
         if clean {
             fixture.store.close().await.unwrap();
@@ -76,7 +76,7 @@ async fn everything_is_there_again_after_a_clean_stop_and_after_a_crash() {
         let fixture = fixture.reopen();
         assert_eq!(headers(&fixture.store).await, before.0);
         assert_eq!(fixture.store.counts(&item("out")), before.1);
-        assert_eq!(fixture.store.events(&EventFilter::default(), None, 100).entries, events);
+        assert_eq!(fixture.store.events(&EventFilter::default(), None, 100).unwrap().entries, events);
         assert_eq!(fixture.store.epoch(), epoch);
         assert_eq!(fixture.store.get(KeepFamily::Token, "vendor").as_deref(), Some(&b"kept value"[..]));
         assert_eq!(fixture.store.get(KeepFamily::Plan, "gone"), None);

@@ -1,0 +1,28 @@
+//! What memory knows about rows of the index: which of them count.
+
+use std::ops::RangeInclusive;
+
+use super::index::{Candidate, Overlay};
+use super::shared::Shared;
+
+/// The state's say, asked once for a block of rows.
+#[derive(Debug)]
+pub(super) struct Memory<'a>(pub(super) &'a Shared);
+
+impl Overlay for Memory<'_> {
+    fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> bool {
+        self.0.state().any_beyond(&ids)
+    }
+
+    fn admit(&mut self, rows: &[Candidate]) -> Vec<bool> {
+        let state = self.0.state();
+        let counts = |row: &Candidate| {
+            let dead = state.dead.get(&row.session).is_some_and(|last| row.segment <= *last);
+            // A message that waits beyond its window and is in memory is found there.
+            let elsewhere =
+                row.provisional && (state.rows.contains_key(&row.id) || !state.waits_beyond(row.id));
+            !dead && !elsewhere
+        };
+        rows.iter().map(counts).collect()
+    }
+}

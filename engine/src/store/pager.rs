@@ -1,0 +1,139 @@
+//! Brings messages that wait beyond their queue's window back into memory, by reading the journal forward:
+//! a thread that is called when a window is half empty, and the same reading for whoever wants to change
+//! one such message now.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::bodies::Bodies;
+use super::change::Change;
+use super::readers::{ReadFailure, Readers};
+use super::record::{self, Entry};
+use super::segment::FRAME;
+use super::shared::Shared;
+use super::spine::{Reference, Spot};
+use super::state::State;
+use crate::header::Header;
+use crate::vault::Vault;
+
+/// How many messages are brought back at a time.
+const PAGE: usize = 4096;
+
+/// A header from the journal, and the transaction that made it.
+pub(super) type Found = (Header, u64);
+
+/// Headers read back from the journal.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    found: HashMap<u64, Found>,
+    /// Frames that could not be read.
+    pub(super) damaged: Vec<Spot>,
+}
+
+/// Reads the headers of references from the journal, in the order of its frames.
+pub(super) fn load(references: &[Reference], readers: &Readers, vault: &Vault) -> Loaded {
+    let mut wanted: BTreeMap<Spot, Vec<u64>> = BTreeMap::new();
+    for reference in references {
+        if let Some(frame) = reference.frame {
+            wanted.entry(frame).or_default().push(reference.id);
+        }
+    }
+    let mut loaded = Loaded::default();
+    for (spot, ids) in wanted {
+        match readers.frame(spot) {
+            Ok(frame) => {
+                if collect(&frame, spot, &ids, vault, &mut loaded.found).is_err() {
+                    loaded.damaged.push(spot);
+                }
+            }
+            Err(ReadFailure::Damaged | ReadFailure::Io(_)) => loaded.damaged.push(spot),
+        }
+    }
+    loaded
+}
+
+fn collect(
+    frame: &[u8],
+    spot: Spot,
+    ids: &[u64],
+    vault: &Vault,
+    found: &mut HashMap<u64, Found>,
+) -> Result<(), record::RecordError> {
+    let payload = frame.get(FRAME..).unwrap_or_default();
+    record::decode(payload, u64::from(spot.segment), FRAME, vault, |entry| {
+        let Entry::Commit(commit, _) = entry else { return };
+        for change in commit.changes {
+            if let Change::Header(header) = change
+                && ids.contains(&header.id.0)
+            {
+                found.insert(header.id.0, (*header, commit.sequence));
+            }
+        }
+    })
+}
+
+impl Loaded {
+    /// Puts what was read into memory.
+    pub(super) fn enter(&self, references: &[Reference], state: &mut State, bodies: &Bodies) {
+        for reference in references {
+            if let Some((header, sequence)) = self.found.get(&reference.id) {
+                state.page_in(reference, header, *sequence, bodies);
+            }
+        }
+    }
+}
+
+/// The thread.
+#[derive(Debug)]
+pub(super) struct Pager {
+    calls: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pager {
+    /// Starts it.
+    pub(super) fn start(shared: Arc<Shared>, readers: Arc<Readers>) -> std::io::Result<Pager> {
+        let (sender, calls) = bounded(1);
+        let thread = std::thread::Builder::new().name("septet-pager".to_owned());
+        let thread = thread.spawn(move || run(&shared, &readers, &calls))?;
+        Ok(Pager { calls: Some(sender), thread: Some(thread) })
+    }
+
+    /// Some window runs low. Never blocks: a call that has not been heard yet counts for this one too.
+    pub(super) fn call(&self) {
+        if let Some(calls) = &self.calls {
+            let _ = calls.try_send(());
+        }
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        self.calls = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(shared: &Shared, readers: &Readers, calls: &Receiver<()>) {
+    while calls.recv().is_ok() {
+        loop {
+            let Some(page) = shared.state().next_page(PAGE) else { break };
+            let loaded = load(&page.references, readers, &shared.vault);
+            let (lost, ready) = {
+                let mut state = shared.state();
+                loaded.enter(&page.references, &mut state, &shared.bodies);
+                state.fill(&page)
+            };
+            ready.notify_one();
+            for spot in &loaded.damaged {
+                let place = readers.frame_name(*spot);
+                shared.report_damage(&place, &format!("{} messages that wait in a queue", lost.len()));
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Leaving memory and coming back. A row leaves when the index has it: a final one for good, one beyond its
+//! queue's window until the window gets there. Nothing leaves before it is durable.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::{State, count, entry, item};
+use crate::event::Event;
+use crate::header::{Header, Status};
+use crate::id::{MessageId, SessionId};
+use crate::store::bodies::Bodies;
+use crate::store::row::Row;
+use crate::store::spine::{Reference, Spot};
+
+/// The next messages that a queue wants to have in its window.
+#[derive(Debug)]
+pub(in crate::store) struct Page {
+    pub(in crate::store) item: u32,
+    pub(in crate::store) references: Vec<Reference>,
+}
+
+/// Some of what the index should get.
+#[derive(Debug)]
+pub(in crate::store) struct Step<T> {
+    pub(in crate::store) rows: Vec<T>,
+    /// There is no more.
+    pub(in crate::store) ended: bool,
+}
+
+impl<T> Step<T> {
+    fn of(ids: Vec<u64>, most: usize, row: impl FnMut(u64) -> Option<T>) -> Self {
+        let ended = ids.len() < most;
+        Step { rows: ids.into_iter().filter_map(row).collect(), ended }
+    }
+}
+
+impl State {
+    // --- out ---
+
+    /// The frame is on stable storage, and with it everything up to a transaction.
+    pub(in crate::store) fn placed(&mut self, last: u64, frame: Option<Spot>, bodies: &Bodies) {
+        let until = self.unplaced.iter().take_while(|(sequence, ..)| *sequence <= last).count();
+        if until == 0 {
+            return;
+        }
+        let placed: Vec<(u64, u32, u64, u64)> = self.unplaced.drain(..until).collect();
+        let ids: Vec<u64> = placed.iter().map(|(_, _, _, body)| *body).collect();
+        let places: std::collections::HashMap<u64, _> =
+            bodies.places(&ids).into_iter().map(|(id, place, kind)| (id.0, (place, kind))).collect();
+        let Some(frame) = frame else { return };
+        for (_, number, position, body) in placed {
+            item(&mut self.items, number).spine.placed(position, frame, places.get(&body));
+        }
+    }
+
+    /// Final headers that the index should get: of transactions up to `last`, passing over `from`.
+    pub(in crate::store) fn settled(&self, last: u64, from: usize, most: usize) -> Step<Header> {
+        Step::of(self.fresh.settled.peek(last, from, most), most, |id| self.header(MessageId(id)))
+    }
+
+    /// Headers that were born unfinished and still are: all, or those that may leave memory.
+    pub(in crate::store) fn unfinished(
+        &self,
+        last: u64,
+        all: bool,
+        from: usize,
+        most: usize,
+    ) -> Step<Header> {
+        let line = if all { &self.fresh.born } else { &self.fresh.spilled };
+        Step::of(line.peek(last, from, most), most, |id| {
+            let unfinished = self.rows.get(&id).is_some_and(|row| !row.status.is_final());
+            (unfinished && (all || self.can_page_out(id))).then(|| self.header(MessageId(id)))?
+        })
+    }
+
+    /// Events that the index should get.
+    pub(in crate::store) fn fresh_events(&self, last: u64, from: usize, most: usize) -> Step<Event> {
+        Step::of(self.fresh.events.peek(last, from, most), most, |id| self.events.get(&id).cloned())
+    }
+
+    /// Bodies whose places the index should get.
+    pub(in crate::store) fn fresh_bodies(&self, last: u64, from: usize, most: usize) -> Step<u64> {
+        Step::of(self.fresh.bodies.peek(last, from, most), most, Some)
+    }
+
+    /// The index has what the transactions up to `last` made: it leaves memory, at most `most` of each at a
+    /// time. Gives the bodies that nobody in memory needs any more, and whether there is more to do.
+    pub(in crate::store) fn indexed(&mut self, last: u64, sealed: bool, most: usize) -> (Vec<u64>, bool) {
+        let mut released = Vec::new();
+        let settled = self.fresh.settled.take(last, most);
+        let spilled = self.fresh.spilled.take(last, most);
+        let events = self.fresh.events.take(last, most);
+        let bodies = self.fresh.bodies.take(last, most);
+        let born = if sealed { self.fresh.born.take(last, most).len() } else { 0 };
+        for id in &settled {
+            if self.rows.get(id).is_some_and(|row| row.status.is_final()) {
+                self.drop_row(*id, &mut released);
+            }
+        }
+        for id in &spilled {
+            if self.can_page_out(*id) {
+                self.drop_row(*id, &mut released);
+            }
+        }
+        for id in &events {
+            if let Some(session) = self.events.remove(id).and_then(|event| event.session) {
+                self.session_events.remove(&(session.0, *id));
+            }
+        }
+        for id in &bodies {
+            if !self.body_users.contains_key(id) {
+                released.push(*id);
+            }
+        }
+        let more = [settled.len(), spilled.len(), events.len(), bodies.len(), born];
+        (released, more.contains(&most))
+    }
+
+    /// As it was born, beyond its queue's window, with its place in the journal known.
+    fn can_page_out(&self, id: u64) -> bool {
+        let Some(row) = self.rows.get(&id).filter(|row| row.is_as_born()) else { return false };
+        let index = row.target().and_then(|target| usize::try_from(target).ok());
+        let item = index.and_then(|index| self.items.get(index));
+        item.and_then(|item| item.spine.get(row.position)).is_some_and(|found| found.frame.is_some())
+    }
+
+    fn drop_row(&mut self, id: u64, released: &mut Vec<u64>) {
+        let Some(row) = self.rows.remove(&id) else { return };
+        self.by_session.remove(&(row.session, id));
+        let Some(users) = self.body_users.get_mut(&row.body_id) else { return };
+        *users -= 1;
+        if *users == 0 {
+            self.body_users.remove(&row.body_id);
+            released.push(row.body_id);
+        }
+    }
+
+    // --- in ---
+
+    /// Whether a message waits beyond its queue's window, in memory or not.
+    pub(in crate::store) fn waits_beyond(&self, id: u64) -> bool {
+        self.items.iter().any(|item| !item.spine.is_empty() && item.spine.find(id).is_some())
+    }
+
+    /// Whether messages with any of these ids may wait beyond their queue's window.
+    pub(in crate::store) fn any_beyond(&self, ids: &RangeInclusive<u64>) -> bool {
+        self.items.iter().any(|item| !item.spine.is_empty() && item.spine.any(ids))
+    }
+
+    /// Where the header of a message is that waits beyond its queue's window and is not in memory.
+    pub(in crate::store) fn absent(&self, id: MessageId) -> Option<(u32, Reference)> {
+        if self.rows.contains_key(&id.0) {
+            return None;
+        }
+        let found = self.items.iter().enumerate().filter(|(_, item)| !item.spine.is_empty()).find_map(
+            |(number, item)| item.spine.get(item.spine.find(id.0)?).map(|reference| (number, reference)),
+        )?;
+        Some((u32::try_from(found.0).ok()?, found.1))
+    }
+
+    /// The messages beyond a queue's window from a position on.
+    pub(in crate::store) fn behind(&self, number: u32, position: u64) -> Vec<Reference> {
+        let item = usize::try_from(number).ok().and_then(|index| self.items.get(index));
+        item.map(|item| item.spine.from(position, 1024)).unwrap_or_default()
+    }
+
+    /// What the queue that runs low longest should get next.
+    pub(in crate::store) fn next_page(&mut self, most: usize) -> Option<Page> {
+        let window = self.window();
+        loop {
+            let number = self.low.pop_first()?;
+            let item = item(&mut self.items, number);
+            if item.is_low(window) {
+                let room = window.saturating_sub(item.queue.depth()).clamp(1, most);
+                return Some(Page { item: number, references: item.spine.first(room) });
+            }
+        }
+    }
+
+    /// A header that was read back. It stays where it waits.
+    pub(in crate::store) fn page_in(
+        &mut self,
+        reference: &Reference,
+        header: &Header,
+        sequence: u64,
+        bodies: &Bodies,
+    ) {
+        if self.rows.contains_key(&reference.id) || !self.waits_beyond(reference.id) {
+            return;
+        }
+        if let (Some((place, kind)), Some(body)) = (&reference.body, header.body_id) {
+            bodies.page_in(body, *place, kind.clone());
+        }
+        let row = Row::new(header, sequence, &mut self.names);
+        self.keep_row(reference.id, row);
+    }
+
+    /// The page's messages, now in memory, move into their queue's window. Gives those that are not in
+    /// memory: they are lost, and leave the queue.
+    pub(in crate::store) fn fill(&mut self, page: &Page) -> (Vec<u64>, Arc<Notify>) {
+        let mut lost = Vec::new();
+        let window = self.window();
+        let item = item(&mut self.items, page.item);
+        for reference in &page.references {
+            if !item.spine.remove(reference.position) {
+                continue;
+            }
+            match self.rows.get(&reference.id) {
+                Some(row) if row.status == Status::Queued => {
+                    item.queue.push(entry(MessageId(reference.id), row));
+                }
+                Some(_) => {}
+                None => lost.push(reference.id),
+            }
+        }
+        if item.is_low(window) {
+            self.low.insert(page.item);
+        }
+        (lost, item.ready.clone())
+    }
+
+    /// A session's headers in memory, and whether any of it is unfinished.
+    pub(in crate::store) fn session_rows(&self, session: SessionId) -> impl Iterator<Item = (u64, &Row)> {
+        let ids = self.by_session.range((session.0, 0)..=(session.0, u64::MAX));
+        ids.filter_map(|(_, id)| Some((*id, &**self.rows.get(id)?)))
+    }
+
+    /// How many messages wait beyond windows.
+    pub(in crate::store) fn beyond(&self) -> u64 {
+        self.items.iter().map(|item| count(item.spine.length())).sum()
+    }
+}

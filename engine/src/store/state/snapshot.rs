@@ -1,0 +1,156 @@
+//! The state as a checkpoint keeps it: taken under the lock by cloning what is small or shared, encoded
+//! without it. A snapshot put back is the state that folding the same transactions gives, leases excepted.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use super::{State, entry, item};
+use crate::event::Event;
+use crate::header::{Header, Kind, Status};
+use crate::host::KeepFamily;
+use crate::id::{ItemName, MessageId};
+use crate::store::fresh::Fresh;
+use crate::store::row::Row;
+use crate::store::spine::{Reference, Spine};
+
+/// One item's counters, and what waits beyond its window.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct ItemSnapshot {
+    pub(in crate::store) name: String,
+    pub(in crate::store) receives: bool,
+    pub(in crate::store) taken_in: u64,
+    pub(in crate::store) rejected: u64,
+    pub(in crate::store) completed: u64,
+    pub(in crate::store) errors: u64,
+    pub(in crate::store) last_activity: Option<jiff::Timestamp>,
+    pub(in crate::store) last_error: Option<String>,
+    pub(in crate::store) spine: Spine,
+}
+
+/// Everything that folding the journal up to `sequence` gives, but for what the index has.
+#[derive(Clone, Debug, Default)]
+pub(in crate::store) struct Snapshot {
+    pub(in crate::store) sequence: u64,
+    pub(in crate::store) next_position: u64,
+    pub(in crate::store) highest_id: u64,
+    pub(in crate::store) items: Vec<ItemSnapshot>,
+    /// Headers in memory, with the transaction that last changed each.
+    pub(in crate::store) rows: Vec<(Header, u64)>,
+    pub(in crate::store) events: Vec<Event>,
+    pub(in crate::store) keep: BTreeMap<KeepFamily, BTreeMap<String, Bytes>>,
+    pub(in crate::store) fresh: Fresh,
+    pub(in crate::store) dead: HashMap<u64, u64>,
+    /// Bodies of headers in memory, and those that the index does not have.
+    pub(in crate::store) bodies: Vec<u64>,
+}
+
+impl State {
+    /// What is there now. A message that is being delivered counts as queued, as after a crash.
+    pub(in crate::store) fn snapshot(&self) -> Snapshot {
+        let items = self.named_items().map(|(name, item)| ItemSnapshot {
+            name: name.as_str().to_owned(),
+            receives: item.receives,
+            taken_in: item.taken_in,
+            rejected: item.rejected,
+            completed: item.completed,
+            errors: item.errors,
+            last_activity: item.last_activity.time(),
+            last_error: item.last_error.clone(),
+            spine: item.spine.clone(),
+        });
+        let mut bodies: Vec<u64> = self.body_users.keys().copied().collect();
+        bodies.extend(self.fresh.bodies.all().map(|(_, id)| id));
+        bodies.sort_unstable();
+        bodies.dedup();
+        Snapshot {
+            sequence: self.sequence,
+            next_position: self.next_position,
+            highest_id: self.highest_id,
+            items: items.collect(),
+            rows: self.rows.iter().map(|(id, row)| (self.stored(*id, row), row.sequence)).collect(),
+            events: self.events.values().cloned().collect(),
+            keep: self.keep.clone(),
+            fresh: self.fresh.clone(),
+            dead: self.dead.clone(),
+            bodies,
+        }
+    }
+
+    /// A header as a crash would leave it.
+    fn stored(&self, id: u64, row: &Row) -> Header {
+        let mut header = row.header(MessageId(id), &self.names);
+        if header.status == Status::Delivered {
+            header.status = Status::Queued;
+            header.attempts = header.attempts.saturating_sub(1);
+        }
+        header
+    }
+
+    /// The state of a snapshot.
+    pub(in crate::store) fn restore(snapshot: Snapshot, window: usize) -> State {
+        let mut state = State::new(window);
+        state.sequence = snapshot.sequence;
+        state.next_position = snapshot.next_position;
+        state.highest_id = snapshot.highest_id;
+        state.keep = snapshot.keep;
+        state.dead = snapshot.dead;
+        for saved in snapshot.items {
+            let number = state.names.item(&ItemName::new(&saved.name));
+            let item = item(&mut state.items, number);
+            item.receives = saved.receives;
+            item.taken_in = saved.taken_in;
+            item.rejected = saved.rejected;
+            item.completed = saved.completed;
+            item.errors = saved.errors;
+            item.last_activity = saved.last_activity.into();
+            item.last_error = saved.last_error;
+            item.spine = saved.spine;
+        }
+        for (header, sequence) in snapshot.rows {
+            state.put_back(&header, sequence);
+        }
+        for event in &snapshot.events {
+            state.add_event(event);
+        }
+        state.fresh = snapshot.fresh;
+        let low = state.items.iter().enumerate().filter(|(_, item)| item.is_low(window));
+        state.low = low.filter_map(|(number, _)| u32::try_from(number).ok()).collect();
+        state
+    }
+
+    /// A header in its place: nothing is counted, only what is counted while it lasts.
+    fn put_back(&mut self, header: &Header, sequence: u64) {
+        let row = Row::new(header, sequence, &mut self.names);
+        if let Some(item) = row.target().map(|target| item(&mut self.items, target)) {
+            match (row.kind, row.status) {
+                (Kind::Request, Status::Queued) if item.spine.holds(row.position) => {}
+                (Kind::Request, Status::Queued) => item.queue.push(entry(header.id, &row)),
+                (Kind::Request, Status::Suspended) => {
+                    item.queue.push(entry(header.id, &row));
+                    item.queue.suspend(header.id);
+                    item.suspended += 1;
+                }
+                (Kind::Response, Status::Queued) => {
+                    item.responses.insert(row.position, header.id.0);
+                }
+                _ => {}
+            }
+        }
+        self.keep_row(header.id.0, row);
+    }
+}
+
+/// What a spine's references are in a checkpoint.
+pub(in crate::store) fn respine(references: impl IntoIterator<Item = Reference>) -> Spine {
+    let mut references: Vec<Reference> = references.into_iter().collect();
+    references.sort_by_key(|reference| reference.position);
+    let mut spine = Spine::default();
+    for reference in references {
+        spine.push(reference.position, reference.id);
+        if let Some(frame) = reference.frame {
+            spine.placed(reference.position, frame, reference.body.as_ref());
+        }
+    }
+    spine
+}
