@@ -187,7 +187,7 @@ impl Bench {
 
     /// Its events, oldest first.
     pub(crate) fn events(&self) -> Vec<Event> {
-        let mut events = self.store.events(&EventFilter::default(), None, 1000).entries;
+        let mut events = self.store.events(&EventFilter::default(), None, 1000).unwrap().entries;
         events.reverse();
         events
     }
