@@ -20,3 +20,4 @@ mod relay;
 mod replay;
 mod resource_server;
 mod support;
+mod tls;

@@ -4,6 +4,7 @@
 pub(crate) mod authority;
 pub(crate) mod mllp;
 pub(crate) mod peers;
+pub(crate) mod pki;
 pub(crate) mod shipped;
 pub(crate) mod vendor;
 
