@@ -386,7 +386,7 @@ impl World {
             let filter = EventFilter { level, ..EventFilter::default() };
             let (mut texts, mut before) = (Vec::new(), None);
             loop {
-                let page = self.store.events(&filter, before, 5);
+                let page = self.store.events(&filter, before, 5).unwrap();
                 texts.extend(page.entries.into_iter().map(|event| event.text));
                 match page.next {
                     Some(next) => before = Some(EventId(next)),
