@@ -4,7 +4,7 @@
 use reqwest::redirect::Policy;
 use serde_json::{Value, json};
 
-use crate::support::{Septet, assert_nowhere, free_port};
+use crate::support::{Septet, assert_nowhere, free_port, peers};
 
 const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
@@ -26,7 +26,7 @@ listen = "127.0.0.1:{port}"
 issuer = "http://127.0.0.1:{port}"
 signing_alg = "ES256"
 scopes = {{ "results:read" = "Read results" }}
-registration = {{ token = "come-in", grants = ["client_credentials"] }}
+registration = {{ token = "come-in", grants = ["client_credentials", "jwt_bearer"] }}
 [services.auth.clients.app]
 secret = "app-secret"
 grants = ["authorization_code", "refresh_token", "client_credentials"]
@@ -198,4 +198,38 @@ async fn only_an_admin_rotates() {
     let events: Value = events.send().await.unwrap().json().await.unwrap();
     assert_eq!(events["events"].as_array().unwrap().len(), 1);
     assert_eq!(events["events"][0]["who"], "root");
+}
+
+/// openid-client registers itself, proves itself with a key and asks by assertion; jose verifies what it gets, also
+/// when the key rolls over, and tries what attackers do with assertions and tokens.
+#[tokio::test(flavor = "multi_thread")]
+async fn openid_client_and_jose_get_what_they_may_and_nothing_else() {
+    let auth = Auth::start().await;
+    let asked = json!({
+        "issuer": auth.url(""), "registration_token": "come-in", "scope": "results:read", "user": "ada",
+        "rotate": auth.septet.url("/api/v1/oauth/auth/rotate"),
+    });
+    let run = move || peers::run_node("authorization-server.mjs", &["openid-client", "jose"], &asked, None);
+    let report = tokio::task::spawn_blocking(run).await.unwrap();
+    let Some(report) = report else { return };
+    assert_eq!(report["registration_without_token"], "OAUTH_WWW_AUTHENTICATE_CHALLENGE");
+    assert_eq!(report["own"]["sub"], report["own"]["client_id"]);
+    assert_eq!(report["own"]["scope"], "results:read");
+    assert_eq!(report["granted"]["sub"], "ada");
+    assert_eq!(report["another_key"], true);
+    assert_eq!(report["once"], "GOT A TOKEN");
+    let refused = report["refused"].as_object().unwrap();
+    assert!(refused.len() > 60, "{refused:#?}");
+    for (what, answer) in refused {
+        let answer = answer.as_str().unwrap();
+        let expected = match what.rsplit(", ").next().unwrap() {
+            "as proof" => "401 invalid_client",
+            "at userinfo" => "401 Bearer realm=\"septet\", error=\"invalid_token\"",
+            "at introspection" => "inactive",
+            _ => "400 invalid_grant",
+        };
+        assert_eq!(answer, expected, "{what}");
+    }
+    assert_eq!(report["introspection"]["active"], true);
+    assert_eq!(report["after_revocation"], json!({ "active": false }));
 }

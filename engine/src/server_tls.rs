@@ -10,10 +10,11 @@ use ::aws_lc_rs::digest::{SHA256, digest};
 
 use crate::config::settings::ServerTls;
 use crate::host::HostFault;
+use rustls::client::verify_server_name;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, ServerConnection};
 use tokio_rustls::TlsAcceptor;
 
@@ -55,6 +56,15 @@ impl ClientCertificate {
         sha256.copy_from_slice(digest(&SHA256, certificate).as_ref());
         Some(ClientCertificate { sha256 })
     }
+}
+
+/// Whether the listener's certificate is for this host (a name, or an address without brackets): clients that look
+/// for it there refuse it otherwise.
+pub fn is_for(tls: &ServerTls, host: &str) -> Result<bool, HostFault> {
+    let chain = certificates(&tls.cert)?;
+    let certificate = chain.first().and_then(|first| ParsedCertificate::try_from(first).ok());
+    let (Some(certificate), Ok(name)) = (certificate, ServerName::try_from(host)) else { return Ok(false) };
+    Ok(verify_server_name(&certificate, &name).is_ok())
 }
 
 /// An acceptor (without ALPN) that reads its files again when they have changed: a certificate is renewed

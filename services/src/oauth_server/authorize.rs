@@ -143,6 +143,9 @@ fn signed_in(server: &Server, field: &str, asked: Asked, name: &str, answer: Sig
     let Some(client) = server.find_client(&asked.client) else {
         return pages::problem(StatusCode::BAD_REQUEST, language, words.unknown_client);
     };
+    if answer == SignIn::Busy {
+        return busy();
+    }
     if answer != SignIn::Right {
         server.note(|| {
             let event = NewEvent::new(Level::Warning, "sign_in.failed", "name or password is wrong");

@@ -37,8 +37,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use septet_engine::config::build::Build;
+use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
 use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::server_tls::is_for;
 use serde_json::Value;
 
 use self::checked::Checked;
@@ -134,6 +136,21 @@ impl AuthorizationServer {
         let store = KeyStore { item: &cx.item, keep: cx.runtime.keep.as_ref(), now };
         store.open(self.settings.algorithm, self.settings.access_token_lifetime()).await
     }
+
+    /// A certificate for another host than the issuer's is what clients complain of without saying so.
+    fn check_certificate(&self, cx: &ServiceContext) -> Result<(), HostFault> {
+        let (Some(tls), Some(host)) = (&self.settings.tls, self.settings.issuer.host_str()) else {
+            return Ok(());
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        if !is_for(tls, host)? {
+            let text = format!(
+                "the certificate of tls is not for {host}, the host of the issuer: clients will refuse it"
+            );
+            cx.event(NewEvent::new(Level::Warning, "item.error", text));
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -143,6 +160,7 @@ impl BusinessService for AuthorizationServer {
         let lease = listeners::lease(listen.get(), "/", tls.as_ref(), MAX_CONNECTIONS, cx)?;
         // Keys that cannot be read must undo a reload rather than stop the item after it.
         self.keys(cx).await?;
+        self.check_certificate(cx)?;
         self.bound = Some(lease);
         Ok(())
     }

@@ -123,9 +123,10 @@ pub(super) fn sign_in(
         wrong.map(|text| format!("<p class=\"wrong\" role=\"alert\" id=\"wrong\">{}</p>\n", escaped(text)));
     let described = if wrong.is_some() { " aria-describedby=\"wrong\" aria-invalid=\"true\"" } else { "" };
     let (on_name, on_password) = if name.is_empty() { (" autofocus", "") } else { ("", " autofocus") };
+    let value = if name.is_empty() { String::new() } else { format!(" value=\"{}\"", escaped(name)) };
     let content = format!(
         "<p>{}</p>\n{}{}<label for=\"username\">{}</label>\n\
-         <input id=\"username\" name=\"username\" value=\"{}\" autocomplete=\"username\" autocapitalize=\"none\" \
+         <input id=\"username\" name=\"username\"{} autocomplete=\"username\" autocapitalize=\"none\" \
          spellcheck=\"false\" required{described}{on_name}>\n<label for=\"password\">{}</label>\n\
          <input id=\"password\" name=\"password\" type=\"password\" autocomplete=\"current-password\" \
          required{described}{on_password}>\n<button>{}</button>\n</form>\n",
@@ -133,7 +134,7 @@ pub(super) fn sign_in(
         told.unwrap_or_default(),
         form.open(),
         escaped(words.name),
-        escaped(name),
+        value,
         escaped(words.password),
         escaped(words.sign_in),
     );

@@ -41,7 +41,9 @@ pub struct Settings {
     #[serde(default)]
     pub behind_proxy: bool,
     /// Let clients register themselves (RFC 7591) at `/oauth2/register`: `true` for anybody who reaches the
-    /// server, or a table. Absent or `false`: nobody, and clients that registered earlier are not accepted.
+    /// server, or a table with `token` (the initial access token that they must show as bearer), `grants` (default
+    /// authorization_code and refresh_token; others need `token`), `scopes` (default all of the server's) and
+    /// `max_clients` (default 100). Absent or `false`: nobody, and clients that registered earlier are not accepted.
     #[serde(default)]
     pub registration: Registration,
     /// Who may ask for tokens, by client id.

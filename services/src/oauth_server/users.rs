@@ -19,6 +19,8 @@ use super::settings::UserSettings;
 const GUESSES: u32 = 5;
 /// Password hashes computed at a time: each takes tens of milliseconds and 19 MiB.
 const AT_A_TIME: usize = 2;
+/// Sign-ins that wait for their turn at most: whoever hangs up still has one waiting.
+const WAITING: usize = 64;
 /// Longer passwords are wrong.
 const LONGEST: usize = 1024;
 /// What a password is judged by where there is no hash: the same work, never right. Of no password anybody
@@ -75,22 +77,30 @@ pub(super) enum SignIn {
     Wrong,
     /// Too many wrong passwords: not looked at.
     TooMany,
+    /// Too many people at once: not looked at either.
+    Busy,
 }
 
 /// Lets people in.
 pub(super) struct Door {
     guesses: Guesses,
+    waiting: Semaphore,
     hashing: Semaphore,
 }
 
 impl Door {
     /// For these users.
     pub(super) fn new(users: &[User]) -> Self {
-        Door { guesses: Guesses::new(users.len(), GUESSES), hashing: Semaphore::new(AT_A_TIME) }
+        Door {
+            guesses: Guesses::new(users.len(), GUESSES),
+            waiting: Semaphore::new(WAITING),
+            hashing: Semaphore::new(AT_A_TIME),
+        }
     }
 
     /// Judges a name and a password.
     pub(super) async fn sign_in(&self, users: &[User], name: &str, password: &str, now: i64) -> SignIn {
+        let Ok(_waits) = self.waiting.try_acquire() else { return SignIn::Busy };
         let number = users.iter().position(|user| user.name == name);
         let counter = self.guesses.counter(number, name);
         if !self.guesses.may_try(counter, now) {
@@ -129,6 +139,15 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_crowd_at_the_door_is_sent_away_rather_than_kept_waiting_in_memory() {
+        let door = Door::new(&[]);
+        let names: Vec<String> = (0..WAITING + 1).map(|number| format!("name{number}")).collect();
+        let tries = names.iter().map(|name| door.sign_in(&[], name, "x", 0));
+        let answers = futures_util::future::join_all(tries).await;
+        assert_eq!(answers.iter().filter(|answer| **answer == SignIn::Busy).count(), 1);
+    }
 
     #[tokio::test]
     async fn the_hash_of_nobody_costs_what_a_hash_costs_and_is_never_right() {

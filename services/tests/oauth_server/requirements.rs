@@ -159,15 +159,35 @@ async fn o_24_openid_gives_an_id_token_for_the_client_with_its_nonce() {
     assert!(without.get("id_token").is_none());
 }
 
-/// Plain http only on loopback. (That certificates match their host is the client's check: see the TLS tests of the
-/// end-to-end suite.)
-#[test]
-fn o_25_off_loopback_it_is_https_or_nothing() {
+/// The TLS certificate must match the host: a client that trusts its authority gets a token under the right name
+/// and nothing under another, and the server says why. Plain http only on loopback.
+#[tokio::test]
+async fn o_25_off_loopback_it_is_https_and_the_certificate_must_match_its_host() {
     assert_eq!(problems_of("127.0.0.1", "http://127.0.0.1:8791", CLIENTS), [""; 0]);
     assert_eq!(problems_of("127.0.0.1", "http://auth.example", CLIENTS).len(), 1);
     assert_eq!(problems_of("0.0.0.0", "https://auth.example", CLIENTS).len(), 1);
     let redirect = "[services.auth.clients.x]\nsecret = \"x\"\ngrants = [\"authorization_code\"]\nredirect_uris = [\"http://app.example/\"]\n";
     assert_eq!(problems_of("127.0.0.1", "http://127.0.0.1:8791", redirect).len(), 1);
+
+    let files = format!("{}/../tests/support/tls", env!("CARGO_MANIFEST_DIR"));
+    for (certificate, fits) in [("server", true), ("other", false)] {
+        let (clock, store) = crate::support::clock_and_store();
+        let port = crate::support::free_port();
+        let issuer = format!("https://localhost:{port}");
+        let tls = format!(
+            "tls = {{ cert = \"{files}/{certificate}.pem\", key = \"{files}/{certificate}.key\" }}\n{CLIENTS}"
+        );
+        let server = Running::bind(store, clock, port, &issuer, &tls).await;
+        let authority = std::fs::read(format!("{files}/ca.pem")).unwrap();
+        let authority = reqwest::Certificate::from_pem(&authority).unwrap();
+        let http = reqwest::Client::builder().no_proxy().add_root_certificate(authority).build().unwrap();
+        let request =
+            http.post(server.url("/oauth2/token")).basic_auth("lab", Some("lab-secret")).form(&[GRANT]);
+        assert_eq!(request.send().await.is_ok(), fits, "{certificate}");
+        let warned =
+            server.events("item.error").iter().any(|event| event.text.contains("is not for localhost"));
+        assert_eq!(warned, !fits, "{certificate}");
+    }
 }
 
 /// The code flow with `state`, swapped server side with the secret; refresh without the person, rotated; revocation

@@ -68,6 +68,13 @@ secret = "other secret+%"
 audience = ["api://results", "api://orders"]
 "#;
 
+/// A clock that stands still, and an empty store.
+pub(crate) fn clock_and_store() -> (Arc<ManualClock>, Store) {
+    let clock = Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()));
+    let store = Store::memory(clock.clone());
+    (clock, store)
+}
+
 /// A port nobody listens on.
 pub(crate) fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -109,13 +116,25 @@ pub(crate) fn problems_of(address: &str, issuer: &str, rest: &str) -> Vec<String
 
 impl Running {
     pub(crate) async fn start(rest: &str) -> Running {
-        let clock = Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()));
-        let store = Store::memory(clock.clone());
+        let (clock, store) = clock_and_store();
         let port = free_port();
         Running::over(store, clock, port, &format!("http://127.0.0.1:{port}"), rest).await
     }
 
     pub(crate) async fn over(
+        store: Store,
+        clock: Arc<ManualClock>,
+        port: u16,
+        issuer: &str,
+        rest: &str,
+    ) -> Running {
+        let running = Running::bind(store, clock, port, issuer, rest).await;
+        // It answers once it runs.
+        running.get("/oauth2/jwks").await;
+        running
+    }
+
+    pub(crate) async fn bind(
         store: Store,
         clock: Arc<ManualClock>,
         port: u16,
@@ -146,10 +165,7 @@ impl Running {
         service.bind(&cx).await.unwrap();
         let task = tokio::spawn(service.run(cx));
         let http = Client::builder().no_proxy().build().unwrap();
-        let running = Running { issuer: issuer.to_owned(), store, clock, http, stop, factory, task };
-        // It answers once it runs.
-        running.get("/oauth2/jwks").await;
-        running
+        Running { issuer: issuer.to_owned(), store, clock, http, stop, factory, task }
     }
 
     /// The same server after a restart over the same store, with these settings.
