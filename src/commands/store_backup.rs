@@ -210,8 +210,9 @@ impl Backup {
             return Ok(0);
         }
         let file = SystemFiles.create(&aside).map_err(local(&aside))?;
-        let crc = self.fetch(checkpoint, 0, &file, &aside).await?;
-        if crc != checkpoint.check {
+        self.fetch(checkpoint, 0, &file, &aside).await?;
+        let same = backup::checkpoint_check(&*file).map_err(local(&aside))? == checkpoint.check;
+        if !same || !backup::checkpoint_is_whole(&*file).map_err(local(&aside))? {
             return Err(Trouble::Moved);
         }
         file.sync().map_err(local(&aside))?;
@@ -263,26 +264,25 @@ impl Backup {
         }
     }
 
-    /// Fetches the rest of a file and appends it; gives the CRC-32 of what came.
+    /// Fetches the rest of a file and appends it.
     async fn fetch(
         &self,
         copied: &CopiedFile,
         from: u64,
         to: &Arc<dyn File>,
         path: &Path,
-    ) -> Result<u32, Trouble> {
+    ) -> Result<(), Trouble> {
         let url = format!("/api/v1/store/files/{}?from={from}&to={}", copied.name, copied.size);
         let mut answer = self.client.stream(&url).await?;
-        let (mut at, mut crc) = (from, crc32fast::Hasher::new());
+        let mut at = from;
         while let Some(piece) = answer.chunk().await.map_err(|error| Trouble::Api(broken(error)))? {
-            crc.update(&piece);
             files::write_all(&**to, &mut [IoSlice::new(&piece)], at).map_err(local(path))?;
             at += piece.len() as u64;
         }
         if at != copied.size {
             return Err(Trouble::Moved);
         }
-        Ok(crc.finalize())
+        Ok(())
     }
 
     /// Removes what was purged, and checkpoints that another has replaced.
@@ -297,9 +297,8 @@ impl Backup {
                 removed += 1;
             }
         }
-        let prefix = format!("{}-", backup::CHECKPOINT);
         for name in SystemFiles.list(&self.dest)? {
-            if name.starts_with(&prefix) && Some(&name) != checkpoint.as_ref() {
+            if name.starts_with(backup::CHECKPOINT) && Some(&name) != checkpoint.as_ref() {
                 SystemFiles.remove(&self.dest.join(name))?;
             }
         }

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `backup.json` | the [`Manifest`]: what belongs together; written last, aside, and renamed |
 //! | `journal/NUMBER.seg` | segments, perhaps longer than the manifest says: then a copy was cut short |
-//! | `checkpoint-CRC` | the checkpoint that goes with them |
+//! | `checkpoint-NUMBER-CHECK` | the checkpoint that goes with them |
 //!
 //! It never holds the key. [`restore`] makes a store of it, under a new name (epoch): the copy's idempotency
 //! keys must not be those of the original, which may live on.
@@ -28,22 +28,24 @@ use crate::files::{self, File, Files};
 
 /// The manifest's name.
 pub const MANIFEST: &str = "backup.json";
-/// The checkpoint's name in a store.
-pub const CHECKPOINT: &str = "checkpoint";
+/// What names of checkpoints begin with; the number of the segment where reading goes on follows.
+pub const CHECKPOINT: &str = "checkpoint-";
+/// Length of a checkpoint's header, which holds the checksum of the rest.
+const CHECKPOINT_HEADER: usize = 24;
 /// The version of backups that this code makes and reads.
 const FORMAT: u32 = 1;
 
 /// One file of a copy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CopiedFile {
-    /// Its name in the journal's folder, or `checkpoint`.
+    /// Its name: of a segment in the journal's folder, of a checkpoint in the store's.
     pub name: String,
     /// How many of its bytes belong to the copy.
     pub size: u64,
     /// It will not grow any more.
     pub sealed: bool,
-    /// Tells it from another file of this name and size: CRC-32 of a checkpoint; of a segment, that of its header
-    /// and its last 64 bytes, where it is sealed, and of its header only, where it is not.
+    /// Tells it from another file of this name and size: CRC-32 of its header, and where it is a sealed segment, of
+    /// its last 64 bytes too.
     pub check: u32,
 }
 
@@ -165,16 +167,7 @@ impl Store {
             let check = check_of(&*file, size, sealed)?;
             segments.push(CopiedFile { name: segment::file_name(number), size, sealed, check });
         }
-        let checkpoint = match folder.parent().map(|store| files::read(files, &store.join(CHECKPOINT))) {
-            Some(Ok(content)) => Some(CopiedFile {
-                name: CHECKPOINT.to_owned(),
-                size: content.len() as u64,
-                sealed: true,
-                check: crc32fast::hash(&content),
-            }),
-            Some(Err(error)) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => None,
-        };
+        let checkpoint = newest_checkpoint(files, folder.parent().unwrap_or(folder))?;
         Ok(Some(Manifest {
             format: FORMAT,
             epoch: self.epoch().to_string(),
@@ -194,7 +187,7 @@ impl Store {
             Some(number) if segment::file_name(number) == name && number <= synced.segment => {
                 (disk.folder().join(name), (number == synced.segment).then_some(synced.offset))
             }
-            None if name == CHECKPOINT => (disk.folder().with_file_name(CHECKPOINT), None),
+            None if checkpoint_number(name).is_some() => (disk.folder().with_file_name(name), None),
             _ => return Ok(None),
         };
         match disk.files().open(&path) {
@@ -206,6 +199,56 @@ impl Store {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The number in the name of a checkpoint.
+pub(super) fn checkpoint_number(name: &str) -> Option<u64> {
+    name.strip_prefix(CHECKPOINT)?.parse().ok()
+}
+
+/// The newest checkpoint of a store.
+fn newest_checkpoint(files: &dyn Files, folder: &Path) -> io::Result<Option<CopiedFile>> {
+    let newest = files.list(folder)?.into_iter().filter(|name| checkpoint_number(name).is_some());
+    let Some(name) = newest.max_by_key(|name| checkpoint_number(name)) else { return Ok(None) };
+    let file = match files.open(&folder.join(&name)) {
+        Ok(file) => file,
+        // Another has taken its place since it was listed.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let size = file.length()?;
+    Ok(Some(CopiedFile { name, size, sealed: true, check: checkpoint_check(&*file)? }))
+}
+
+/// The CRC-32 of a checkpoint's header.
+pub fn checkpoint_check(file: &dyn File) -> io::Result<u32> {
+    let mut header = [0; CHECKPOINT_HEADER];
+    files::read_exact(file, &mut header, 0)?;
+    Ok(crc32fast::hash(&header))
+}
+
+/// Whether a checkpoint is as long as it says and fits its checksum; which store's or state's it is, is not asked.
+pub fn checkpoint_is_whole(file: &dyn File) -> io::Result<bool> {
+    const PIECE: u64 = 1 << 20;
+    let (mut header, length) = ([0; CHECKPOINT_HEADER], file.length()?);
+    if length < CHECKPOINT_HEADER as u64 {
+        return Ok(false);
+    }
+    files::read_exact(file, &mut header, 0)?;
+    let number =
+        |at: usize| header.get(at..).and_then(|rest| rest.first_chunk()).map(|b| u32::from_le_bytes(*b));
+    let payload = header.get(8..).and_then(|rest| rest.first_chunk()).map(|bytes| u64::from_le_bytes(*bytes));
+    if !header.starts_with(b"SEPTETC") || payload != Some(length - CHECKPOINT_HEADER as u64) {
+        return Ok(false);
+    }
+    let (mut crc, mut at) = (crc32fast::Hasher::new(), CHECKPOINT_HEADER as u64);
+    while at < length {
+        let mut piece = vec![0; usize::try_from(PIECE.min(length - at)).unwrap_or_default()];
+        files::read_exact(file, &mut piece, at)?;
+        crc.update(&piece);
+        at += piece.len() as u64;
+    }
+    Ok(number(16) == Some(crc.finalize()))
 }
 
 /// See [`CopiedFile::check`].
@@ -262,10 +305,13 @@ pub fn restore(files: &dyn Files, backup: &Path, path: &Path) -> Result<Restored
         .ok_or_else(|| BackupError::NoBackup(backup.to_owned(), format!("there is no {MANIFEST} in it")))?;
     // What an interrupted restore left is made again.
     let aside = path.join(".journal.part");
-    let ours = [key::NAME, ".journal.part", ".checkpoint.part", CHECKPOINT];
+    let ours = |name: &str| {
+        let part = name.strip_prefix('.').and_then(|name| name.strip_suffix(".part"));
+        name == key::NAME || part == Some("journal") || checkpoint_number(part.unwrap_or(name)).is_some()
+    };
     let there = files.list(path).unwrap_or_default();
     let journal = path.join("journal");
-    if let Some(other) = there.iter().find(|name| !ours.contains(&name.as_str())) {
+    if let Some(other) = there.iter().find(|name| !ours(name)) {
         return Err(BackupError::NotEmpty(path.to_owned(), other.clone()));
     }
     let failed = |path: &Path| {
@@ -304,12 +350,13 @@ pub fn restore(files: &dyn Files, backup: &Path, path: &Path) -> Result<Restored
     files.sync_dir(&aside).map_err(failed(&aside))?;
     if let Some(copied) = &manifest.checkpoint {
         let from = backup.join(checkpoint_name(copied));
-        let content = files::read(files, &from).map_err(failed(&from))?;
-        if crc32fast::hash(&content) != copied.check {
+        let file = files.open(&from).map_err(failed(&from))?;
+        if !checkpoint_is_whole(&*file).map_err(failed(&from))? {
             let text = "the checkpoint does not fit its checksum".to_owned();
             return Err(BackupError::Damaged { path: from, offset: 0, text });
         }
-        files::write_new(files, path, CHECKPOINT, &content).map_err(failed(path))?;
+        let content = files::read(files, &from).map_err(failed(&from))?;
+        files::write_new(files, path, &copied.name, &content).map_err(failed(path))?;
     }
     files.rename(&aside, &journal).map_err(failed(&journal))?;
     files.sync_dir(path).map_err(failed(path))?;
@@ -318,5 +365,5 @@ pub fn restore(files: &dyn Files, backup: &Path, path: &Path) -> Result<Restored
 
 /// What a checkpoint is called in a backup: several are there while one replaces another.
 pub fn checkpoint_name(file: &CopiedFile) -> String {
-    format!("{CHECKPOINT}-{:08x}", file.check)
+    format!("{}-{:08x}", file.name, file.check)
 }

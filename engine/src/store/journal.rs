@@ -24,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 pub(super) use self::roll::encode_end;
-use self::roll::{create_segment, prepare_size, reserve};
+use self::roll::{create_segment, left_over, prepare_size, take_reserve};
 use super::Permit;
 use super::api::StoreFailed;
 use super::bodies::Place;
@@ -46,8 +46,10 @@ const MOST_TRANSACTIONS: usize = 1024;
 const MOST_BYTES: usize = 8 << 20;
 /// A preallocated file that will be the next segment.
 pub(super) const PREPARED: &str = "prepared";
-/// How much of it stays while the store is closed: room for the first segment of a start on a full disk.
-const RESERVE: u64 = 1 << 20;
+/// Room that is kept for a segment which the disk has no room for: for completions, and for a start on a full disk.
+const RESERVE: &str = "reserve";
+/// How much that is, or a segment if that is less.
+const MOST_RESERVE: u64 = 1 << 20;
 
 /// What the writer is told.
 pub(super) enum Job {
@@ -134,6 +136,8 @@ pub(super) struct Writer {
     pub(super) identity: Identity,
     pub(super) segment: Segment,
     prepared: Option<(Arc<dyn File>, u64)>,
+    /// There is room kept for when there is none.
+    has_reserve: bool,
     /// The next frame's number.
     batch: u64,
     /// The last transaction written.
@@ -195,9 +199,16 @@ impl Writer {
         limit: u64,
         keeper: Sender<Task>,
     ) -> io::Result<Writer> {
-        let prepared = reserve(&*files, &folder, prepare_size(&disk, segment_size));
-        let segment =
-            create_segment(&*files, &folder, prepared, identity, next, prepare_size(&disk, segment_size))?;
+        let size = prepare_size(&disk, segment_size);
+        let prepared = left_over(&*files, &folder.join(PREPARED), size);
+        let segment = match create_segment(&*files, &folder, prepared, identity, next, size) {
+            Err(error) if is_full(&error) => {
+                let reserve = take_reserve(&*files, &folder).ok_or(error)?;
+                create_segment(&*files, &folder, Some(reserve), identity, next, 0)?
+            }
+            segment => segment?,
+        };
+        let has_reserve = left_over(&*files, &folder.join(RESERVE), 0).is_some();
         let mut writer = Writer {
             shared,
             files,
@@ -210,6 +221,7 @@ impl Writer {
             synced: Position { segment: segment.number, offset: segment.offset },
             segment,
             prepared: None,
+            has_reserve,
             batch: next.batch,
             sequence: next.sequence,
             encoder: Encoder::default(),
@@ -224,6 +236,9 @@ impl Writer {
         writer.write_frame(&frame)?;
         writer.segment.file.sync()?;
         writer.wrote(frame.length);
+        if !writer.has_reserve {
+            writer.make_reserve();
+        }
         writer.note_room();
         writer.disk.begin();
         Ok(writer)

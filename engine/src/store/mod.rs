@@ -37,8 +37,8 @@
 //!
 //! # Files
 //! `lock` (the pid; held while open), `store.key` (unless the key comes from outside), and in `journal/`:
-//! `NUMBER.seg`, the truth; `prepared`, the next segment's room (1 MiB of it stays while the store is closed, so that it opens on a
-//! full disk too); `NUMBER-OFFSET.torn`, what was cut after a
+//! `NUMBER.seg`, the truth; `prepared`, the next segment's room; `reserve`, 1 MiB for a segment that the disk has no room for, so
+//! that completions go on and the store opens on a full disk too; `NUMBER-OFFSET.torn`, what was cut after a
 //! crash; `.NAME.part`, files on their way. The byte format is in `segment.rs` (files and
 //! frames), `record.rs` (transactions) and `codec.rs` (fields); a fixture of version 1 must keep opening.
 //!

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Identity, Next, PREPARED, RESERVE, Segment, Stop, Writer};
+use super::{Identity, MOST_RESERVE, Next, PREPARED, RESERVE, Segment, Stop, Writer, is_full};
 use crate::files::{self, File, Files};
 use crate::store::api::StoreFailed;
 use crate::store::codec::Encoder;
@@ -21,7 +21,15 @@ impl Writer {
         self.segment = self.until_room("the next segment could not be made", |writer| {
             let prepared = writer.prepared.take();
             let size = prepare_size(&writer.disk, writer.segment_size);
-            create_segment(&*writer.files, &writer.folder, prepared, writer.identity, next, size)
+            let (files, folder) = (&*writer.files, &*writer.folder);
+            match create_segment(files, folder, prepared, writer.identity, next, size) {
+                Err(error) if is_full(&error) && writer.has_reserve => {
+                    writer.has_reserve = false;
+                    let reserve = take_reserve(files, folder).ok_or(error)?;
+                    create_segment(files, folder, Some(reserve), writer.identity, next, 0)
+                }
+                segment => segment,
+            }
         })?;
         self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
         self.disk.set_synced(self.synced);
@@ -48,7 +56,9 @@ impl Writer {
         let next_id = self.shared.ids.peek();
         match self.seal(Some(next_id)) {
             Ok(()) => {
-                self.keep_reserve();
+                if self.prepared.take().is_some() {
+                    let _ = self.files.remove(&self.folder.join(PREPARED));
+                }
                 Ok(())
             }
             Err(Stop::Failed(why)) => {
@@ -59,20 +69,25 @@ impl Writer {
         }
     }
 
-    /// Leaves room for the first segment of the next start.
-    fn keep_reserve(&mut self) {
-        let (path, reserve) = (self.folder.join(PREPARED), RESERVE.min(self.segment_size));
-        let kept = match self.prepared.take() {
-            Some((file, size)) if size >= reserve => file.truncate(reserve).and_then(|()| file.sync()),
-            _ => {
-                let made = self.files.create(&path);
-                made.and_then(|file| file.allocate(reserve).and_then(|()| file.sync()))
-            }
-        };
-        if kept.is_err() {
-            // A start on a disk with nothing free will have to do without.
+    /// Keeps room for when the disk has none, where it can be spared now.
+    pub(super) fn keep_reserve(&mut self) {
+        if !self.has_reserve && self.disk.can_prepare(MOST_RESERVE.min(self.segment_size)) {
+            self.make_reserve();
+        }
+    }
+
+    /// Makes the reserve out of what there is, be it less than it should be.
+    pub(super) fn make_reserve(&mut self) {
+        let (path, most) = (self.folder.join(RESERVE), MOST_RESERVE.min(self.segment_size));
+        self.has_reserve = [most, most / 4, most / 16].into_iter().any(|size| {
+            let made = self.files.create(&path);
+            made.and_then(|file| file.allocate(size).and_then(|()| file.sync())).is_ok()
+        });
+        if !self.has_reserve {
+            // Without it, a disk that somebody else fills stops completions too.
             let _ = self.files.remove(&path);
         }
+        self.disk.look();
     }
 
     /// Preallocates the next segment when the current one is half full and the disk has room to spare.
@@ -82,6 +97,7 @@ impl Writer {
             self.unseen = 0;
             self.disk.look();
         }
+        self.keep_reserve();
         if self.prepared.is_some() || self.segment.offset < self.segment_size / 2 {
             return;
         }
@@ -121,10 +137,10 @@ pub(super) fn prepare_size(disk: &Disk, segment_size: u64) -> u64 {
     if disk.can_prepare(segment_size) { segment_size } else { 0 }
 }
 
-/// The room that an earlier process left, lengthened to `size` where the disk has it. Only what has never
-/// been written: after a crash in a rename, a file may be a segment under its other name too.
-pub(super) fn reserve(files: &dyn Files, folder: &Path, size: u64) -> Option<(Arc<dyn File>, u64)> {
-    let file = files.open(&folder.join(PREPARED)).ok()?;
+/// Room that an earlier process left, lengthened to `size` where the disk has it. Only what has never been
+/// written: after a crash in a rename, a file may be a segment under its other name too.
+pub(super) fn left_over(files: &dyn Files, path: &Path, size: u64) -> Option<(Arc<dyn File>, u64)> {
+    let file = files.open(path).ok()?;
     let length = file.length().ok()?;
     let mut beginning = [0; HEADER];
     files::read_exact(&*file, &mut beginning, 0).ok()?;
@@ -133,6 +149,13 @@ pub(super) fn reserve(files: &dyn Files, folder: &Path, size: u64) -> Option<(Ar
     }
     let longer = size > length && file.allocate(size).is_ok();
     Some((file, if longer { size } else { length }))
+}
+
+/// The reserve, as room for the next segment.
+pub(super) fn take_reserve(files: &dyn Files, folder: &Path) -> Option<(Arc<dyn File>, u64)> {
+    let reserve = left_over(files, &folder.join(RESERVE), 0)?;
+    files.rename(&folder.join(RESERVE), &folder.join(PREPARED)).ok()?;
+    Some(reserve)
 }
 
 /// Makes a segment durable under its name, with nothing but its header in it.

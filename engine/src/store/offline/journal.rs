@@ -119,7 +119,7 @@ fn describe(
     };
     let number = scan.number;
     // Segments before the first one are gone for good where a checkpoint says so.
-    let purged = before.is_none() && folder.has_checkpoint;
+    let purged = before.is_none() && folder.checkpoint.is_some_and(|checkpoint| checkpoint >= number);
     for missing in before.map_or(1, |before| before.number + 1)..if purged { 0 } else { number } {
         problem("missing", missing, None, None, "the file is missing".into());
     }

@@ -26,9 +26,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use self::repair::{Repair, repair};
-use super::key;
 use super::open::OpenError;
 use super::recovery;
+use super::{backup, key};
 use crate::config::settings::Secret;
 use crate::files::{Files, Lock, LockError};
 use crate::vault::Vault;
@@ -180,7 +180,10 @@ struct Folder<'a> {
     path: PathBuf,
     journal: PathBuf,
     numbers: Vec<u64>,
-    has_checkpoint: bool,
+    /// The number of the newest checkpoint that is whole: what it stands for may be gone.
+    checkpoint: Option<u64>,
+    /// Checkpoints that are not.
+    bad_checkpoints: Vec<PathBuf>,
     _lock: Option<Box<dyn Lock>>,
 }
 
@@ -205,8 +208,24 @@ impl<'a> Folder<'a> {
                 Err(LockError::Io(error)) => return Err(OpenError::io(&path.join("lock"), error).into()),
             };
         }
-        let has_checkpoint = names.iter().any(|name| name.starts_with("checkpoint"));
-        Ok(Folder { has_checkpoint, files, path: path.to_owned(), journal, numbers, _lock: lock })
+        let (mut checkpoint, mut bad_checkpoints) = (None, Vec::new());
+        for name in names {
+            let Some(number) = backup::checkpoint_number(&name) else { continue };
+            let file = path.join(name);
+            match files.open(&file).and_then(|file| backup::checkpoint_is_whole(&*file)) {
+                Ok(true) => checkpoint = checkpoint.max(Some(number)),
+                _ => bad_checkpoints.push(file),
+            }
+        }
+        Ok(Folder {
+            checkpoint,
+            bad_checkpoints,
+            files,
+            path: path.to_owned(),
+            journal,
+            numbers,
+            _lock: lock,
+        })
     }
 
     /// The vault, or why there is none.
@@ -220,7 +239,16 @@ impl<'a> Folder<'a> {
 type Derived = fn(&Folder<'_>, &mut Report);
 
 /// Checkpoint and index: each says what is wrong with its own files.
-const DERIVED: &[Derived] = &[];
+const DERIVED: &[Derived] = &[checkpoints];
+
+/// Checkpoints that opening will pass over.
+fn checkpoints(folder: &Folder<'_>, report: &mut Report) {
+    for file in &folder.bad_checkpoints {
+        let text = "a checkpoint that does not fit its checksum; opening passes over it";
+        let file = file.clone();
+        report.problem(Finding { kind: "derived", file, offset: None, length: None, text: text.to_owned() });
+    }
+}
 
 /// Looks at a store that nobody has open; changes nothing.
 pub fn check(files: &dyn Files, path: &Path, keys: &Keys) -> Result<Report, OfflineError> {

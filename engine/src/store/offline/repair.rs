@@ -72,7 +72,7 @@ pub async fn repair(
     keys: &Keys,
     write: bool,
 ) -> Result<Repair, OfflineError> {
-    let (before, steps) = {
+    let (before, actions) = {
         let folder = Folder::open(&*files, path)?;
         let (before, seen) = look(&folder, keys)?;
         match &before.key {
@@ -89,10 +89,19 @@ pub async fn repair(
             for step in &steps {
                 step.run(&folder).map_err(|error| OpenError::io(&folder.path, error))?;
             }
+            for file in &folder.bad_checkpoints {
+                set_file_aside(&folder, file).map_err(|error| OpenError::io(file, error))?;
+            }
         }
-        (before, steps)
+        let mut actions = actions(path, &steps);
+        actions.extend(folder.bad_checkpoints.iter().map(|file| Action {
+            file: file.clone(),
+            offset: 0,
+            length: files.open(file).and_then(|file| file.length()).unwrap_or_default(),
+            text: "a checkpoint that cannot be used is set aside; an older one, or the journal, has the same".to_owned(),
+        }));
+        (before, actions)
     };
-    let actions = actions(path, &steps);
     if !write || actions.is_empty() {
         return Ok(Repair { before, actions, after: None });
     }
@@ -360,6 +369,16 @@ impl Step {
         folder.files.rename(&aside, &path)?;
         folder.files.sync_dir(&folder.journal)
     }
+}
+
+/// Moves a file that is of no use out of the way.
+fn set_file_aside(folder: &Folder<'_>, file: &Path) -> io::Result<()> {
+    let quarantine = folder.path.join(QUARANTINE);
+    folder.files.create_dir(&quarantine)?;
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    folder.files.rename(file, &quarantine.join(format!("{name}.bad")))?;
+    folder.files.sync_dir(&quarantine)?;
+    folder.files.sync_dir(&folder.path)
 }
 
 /// Keeps bytes of a segment, under a name that says where they were.

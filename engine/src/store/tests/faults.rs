@@ -371,6 +371,35 @@ async fn opens_without_room(files: &SimFiles, closed: bool) {
 }
 
 #[tokio::test]
+async fn a_store_that_filled_the_disk_and_crashed_opens_and_finishes_its_work() {
+    let mut files = SimFiles::new();
+    files.set_faults(Faults { capacity: Some(300 << 10), ..Faults::default() });
+    let store = simulated(&files);
+    let mut ids = Vec::new();
+    while let Ok(permit) = store.reserve(Class::Ingest, 3000).await {
+        let (ops, id) = message(&store, &"x".repeat(3000));
+        let committed = store.submit(permit, Transaction::new(ops)).unwrap();
+        store.durable(committed.sequence).await.unwrap();
+        ids.push(id);
+    }
+    drop(store);
+    // And whatever is given back by it somebody else takes, again and again.
+    for _ in 0..3 {
+        files = files.restart();
+        files.set_faults(Faults { capacity: Some(files.used()), ..Faults::default() });
+        // What it gives back while it opens is less than this.
+        let store = simulated_leaving(&files, 64 << 10);
+        assert!(!store.accepting());
+        for id in ids.split_off(ids.len().saturating_sub(10)) {
+            let discard = Transition::new(id, Guard::Status(Status::Queued), Status::Discarded);
+            let committed = commit(&store, vec![Op::Transition(discard)]).await.unwrap();
+            store.durable(committed.sequence).await.unwrap();
+        }
+        drop(store);
+    }
+}
+
+#[tokio::test]
 async fn a_store_opens_where_nothing_is_free_after_a_clean_stop_and_after_a_crash() {
     for closed in [true, false] {
         opens_without_room(&SimFiles::new(), closed).await;

@@ -1,6 +1,7 @@
 //! The contract suite runs on every implementation; the rest is about the journal: crashes, power cuts,
 //! faults, damage, format.
 
+mod backup;
 mod contract;
 mod faults;
 mod format;

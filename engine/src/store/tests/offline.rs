@@ -179,6 +179,18 @@ async fn a_flipped_byte_is_found_quarantined_and_the_rest_stays_readable() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_does_not_fit_its_checksum_is_found_and_set_aside() {
+    let closed = closed(3, true).await;
+    let file = closed.path().join("checkpoint-0000000001");
+    std::fs::write(&file, b"SEPTETC1 and something else").unwrap();
+    let kinds = brief(&closed.check().problems);
+    assert!(kinds.contains(&("derived", None)), "{kinds:?}");
+    assert_eq!(brief(&closed.repair().await.after.unwrap().problems), []);
+    assert!(closed.path().join("quarantine/checkpoint-0000000001.bad").is_file());
+    assert_eq!(closed.gone(&closed.open().unwrap()).await, []);
+}
+
+#[tokio::test]
 async fn the_header_of_the_only_segment_is_made_again_from_its_frames() {
     let closed = closed(3, true).await;
     closed.change(1, |content| content[..64].fill(0xff));
