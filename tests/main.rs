@@ -8,6 +8,8 @@
 
 mod check;
 mod crash;
+mod email;
+mod fhir;
 mod layout;
 mod main_job;
 mod oauth_client_oidc;

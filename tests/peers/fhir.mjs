@@ -6,6 +6,7 @@
 //   /fhir/...        FHIR; needs a token with the system scopes of what the request does
 //   /oidc/...        the authorization server
 //   GET  /seen       what was asked, each { method, url, status, token, idempotency_key }
+//   GET  /resources  what it holds, by type
 //   POST /revoke     no token given out until now is taken any more
 import { readFileSync } from 'node:fs'
 import http from 'node:http'
@@ -150,6 +151,10 @@ async function handle(request, response) {
   const json = (status, value, headers = {}) =>
     response.writeHead(status, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(value))
   if (url.pathname === '/seen') return json(200, seen)
+  if (url.pathname === '/resources') {
+    const all = [...repository.resources].map(([type, resources]) => [type, [...resources.values()]])
+    return json(200, Object.fromEntries(all))
+  }
   if (url.pathname === '/revoke') return json(200, { revoked: ++revoked })
   let text = ''
   for await (const chunk of request) text += chunk

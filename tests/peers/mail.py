@@ -10,14 +10,18 @@ GET /mails (what was taken); GET /signins (every XOAUTH2 that was tried, with it
 import asyncio
 import base64
 import json
+import logging
 import ssl
 import sys
 import threading
+import warnings
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
 from aiosmtpd.smtp import MISSING, SMTP, AuthResult
 
+warnings.simplefilter("ignore")
+logging.disable(logging.WARNING)
 mode, cert, key = sys.argv[1:4]
 state = {"generation": 1, "fetched": 0, "mails": [], "signins": [], "busy": 0}
 
@@ -79,7 +83,8 @@ class Handler:
     async def handle_DATA(self, server, session, envelope):
         state["mails"].append({
             "from": envelope.mail_from, "to": envelope.rcpt_tos, "user": str(session.auth_data),
-            "tls": session.ssl is not None, "data": base64.b64encode(envelope.original_content).decode(),
+            "tls": mode == "tls" or session.ssl is not None,
+            "data": base64.b64encode(envelope.original_content).decode(),
         })
         return f"250 2.0.0 queued as M{len(state['mails'])}"
 

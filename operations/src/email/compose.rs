@@ -185,7 +185,10 @@ pub(super) fn mail(letter: &Letter, cx: &OperationContext) -> Result<Mail, Opera
     };
     // No recipient is left: all were filled with nothing.
     let message = message.map_err(|_| OperationError::message("address", "the mail has no recipient"))?;
-    Ok(Mail { envelope: message.envelope().clone(), bytes: message.formatted(), from: sender })
+    let mut bytes = message.formatted();
+    // The end of DATA brings the last line end.
+    bytes.truncate(bytes.strip_suffix(b"\r\n").unwrap_or(&bytes).len());
+    Ok(Mail { envelope: message.envelope().clone(), bytes, from: sender })
 }
 
 const AUTO_SUBMITTED: HeaderName = HeaderName::new_from_ascii_str("Auto-Submitted");
