@@ -113,6 +113,8 @@ use self::disk::{Admitted, Disk};
 use self::durable::Durable;
 use self::ids::Ids;
 use self::index::Index;
+#[doc(hidden)]
+pub use self::index::{IndexBench, Part};
 use self::journal::{Job, Journal};
 use self::keeper::{KeeperThread, Task};
 pub use self::open::{OpenError, Options};

@@ -174,13 +174,18 @@ impl Stream {
     fn settle(&mut self, kind: Kind, terms: &Terms) {
         let Some(candidates) = &self.candidates else { return };
         let table = self.file.table(kind);
-        while let Some(index) = self.next {
-            let Some(block) = table.block(index) else { break };
-            let in_time = kind != Kind::Headers || terms.in_time(block.fence.created);
-            if in_time && candidates.any_within(block.fence.first_row, block.end_row) {
+        while let Some(block) = self.next.and_then(|index| table.block(index)) {
+            let last = candidates.last_before(block.end_row);
+            let found = last.and_then(|row| table.block_with(row));
+            self.next = found;
+            let in_time = |index: usize| {
+                let fence = table.fences.get(index);
+                kind != Kind::Headers || fence.is_some_and(|fence| terms.in_time(fence.created))
+            };
+            if found.is_none_or(in_time) {
                 break;
             }
-            self.next = index.checked_sub(1);
+            self.next = found.and_then(|index| index.checked_sub(1));
         }
         self.bound_below(kind);
     }

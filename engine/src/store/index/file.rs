@@ -155,15 +155,17 @@ impl IndexFile {
     }
 
     /// The rows of a group, lowest first.
-    pub(super) fn members(&self, group: &Group, rows: u32, mut each: impl FnMut(u32)) -> Result<(), Error> {
-        let bytes = self.read(group.offset, u64::from(group.length), group.crc)?;
+    pub(super) fn members(&self, kind: Kind, group: &Group, mut each: impl FnMut(u32)) -> Result<(), Error> {
+        let Table { rows, group_offset, .. } = *self.table(kind);
+        let offset = group_offset + u64::from(group.offset);
+        let bytes = self.read(offset, u64::from(group.length), group.crc)?;
         let mut wire = Wire::new(&bytes);
         let mut row = 0u64;
         for _ in 0..group.rows {
             row = wire.varint().and_then(|step| row.checked_add(step)).unwrap_or(u64::MAX);
             match u32::try_from(row) {
                 Ok(row) if row < rows => each(row),
-                _ => return Err(self.damaged(group.offset)),
+                _ => return Err(self.damaged(offset)),
             }
         }
         Ok(())
@@ -200,7 +202,7 @@ impl IndexFile {
             }
             self.hashes(kind, |_, _| {})?;
             for group in &table.groups {
-                self.members(group, table.rows, |_| {})?;
+                self.members(kind, group, |_| {})?;
             }
         }
         self.foreign_sessions().map(|_| ())

@@ -22,9 +22,9 @@ pub(super) const HASHES: usize = 512;
 pub(super) const HASH: usize = 12;
 
 /// The group, or the name, was not written down because there were too many different ones.
-pub(super) const VARIOUS: u32 = u32::MAX;
+pub(super) const VARIOUS: u16 = u16::MAX;
 /// No name: the target of a rejected frame, the item of an event about none.
-pub(super) const NOBODY: u32 = u32::MAX - 1;
+pub(super) const NOBODY: u16 = u16::MAX - 1;
 
 /// The row was not final when the file was written.
 pub(super) const PROVISIONAL: u8 = 1;
@@ -115,8 +115,8 @@ pub(super) struct HashFence {
 pub(super) struct Group {
     pub(super) key: GroupKey,
     pub(super) rows: u32,
-    /// Where the list of its rows is.
-    pub(super) offset: u64,
+    /// Where the list of its rows is, counted from the first group's.
+    pub(super) offset: u32,
     pub(super) length: u32,
     pub(super) crc: u32,
 }
@@ -128,7 +128,7 @@ pub(super) struct GroupKey {
     /// Status of a header, level of an event, by their number in the journal.
     pub(super) code: u8,
     /// Source, target and type of a header; kind and item of an event.
-    pub(super) names: [u32; 3],
+    pub(super) names: [u16; 3],
 }
 
 /// A table of rows.
@@ -142,6 +142,7 @@ pub(super) struct Table {
     pub(super) hashes: u32,
     pub(super) hash_offset: u64,
     pub(super) hash_fences: Box<[HashFence]>,
+    pub(super) group_offset: u64,
     pub(super) groups: Box<[Group]>,
 }
 
@@ -193,6 +194,11 @@ impl Table {
     /// The block that has an id if the table has it.
     pub(super) fn block_of(&self, id: u64) -> Option<usize> {
         self.fences.partition_point(|fence| fence.first_id <= id).checked_sub(1)
+    }
+
+    /// The block that has a row.
+    pub(super) fn block_with(&self, row: u32) -> Option<usize> {
+        self.fences.partition_point(|fence| fence.first_row <= row).checked_sub(1)
     }
 
     /// The highest id that can be in a block.
@@ -249,6 +255,7 @@ fn put_table(tag: u64, table: &Table, out: &mut Encoder) {
         packed.extend_from_slice(&group.crc.to_le_bytes());
     }
     out.bytes(7, &packed);
+    out.number(8, table.group_offset);
     out.end(nested);
 }
 
@@ -393,20 +400,21 @@ fn table(field: Field<'_>, length: u64) -> Result<Table, DecodeError> {
                     packed(field.value, 8, |wire| Some(HashFence { high: wire.u32()?, crc: wire.u32()? }))?;
             }
             7 => {
-                table.groups = packed(field.value, 34, |wire| {
+                table.groups = packed(field.value, 24, |wire| {
                     Some(Group {
                         key: GroupKey {
                             flags: wire.u8()?,
                             code: wire.u8()?,
-                            names: [wire.u32()?, wire.u32()?, wire.u32()?],
+                            names: [wire.u16()?, wire.u16()?, wire.u16()?],
                         },
                         rows: wire.u32()?,
-                        offset: wire.u64()?,
+                        offset: wire.u32()?,
                         length: wire.u32()?,
                         crc: wire.u32()?,
                     })
                 })?;
             }
+            8 => table.group_offset = field.number()?,
             _ => field.skip()?,
         }
     }
@@ -418,7 +426,8 @@ fn table(field: Field<'_>, length: u64) -> Result<Table, DecodeError> {
     let inside = table.end <= length
         && table.fences.last().is_none_or(|last| last.offset < table.end && last.first_row < table.rows)
         && table.groups.iter().all(|group| {
-            group.rows <= table.rows && group.offset.saturating_add(u64::from(group.length)) <= length
+            let end = u64::from(group.offset) + u64::from(group.length);
+            group.rows <= table.rows && table.group_offset.saturating_add(end) <= length
         })
         && table.hash_offset.saturating_add(u64::from(table.hashes) * HASH as u64) <= length
         && table.hash_fences.len() == (table.hashes as usize).div_ceil(HASHES);
@@ -542,9 +551,9 @@ pub(super) fn decode(bytes: &[u8], length: u64) -> Result<Directory, DecodeError
 
 impl Directory {
     /// The number of a name within the file.
-    pub(super) fn name(&self, name: &str) -> Option<u32> {
+    pub(super) fn name(&self, name: &str) -> Option<u16> {
         let index = self.names.iter().position(|known| **known == *name)?;
-        u32::try_from(index).ok()
+        u16::try_from(index).ok()
     }
 
     /// About how many bytes of memory it takes.

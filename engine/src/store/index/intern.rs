@@ -11,25 +11,25 @@ const MOST: usize = 4096;
 /// The names of a file.
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    numbers: HashMap<Box<str>, u32>,
+    numbers: HashMap<Box<str>, u16>,
     list: Vec<Box<str>>,
 }
 
 impl Names {
-    pub(super) fn number(&mut self, name: &str) -> u32 {
+    pub(super) fn number(&mut self, name: &str) -> u16 {
         if let Some(number) = self.numbers.get(name) {
             return *number;
         }
         if self.list.len() >= MOST {
             return VARIOUS;
         }
-        let number = self.list.len() as u32;
+        let number = self.list.len() as u16;
         self.numbers.insert(name.into(), number);
         self.list.push(name.into());
         number
     }
 
-    pub(super) fn optional(&mut self, name: Option<&str>) -> u32 {
+    pub(super) fn optional(&mut self, name: Option<&str>) -> u16 {
         name.map_or(NOBODY, |name| self.number(name))
     }
 

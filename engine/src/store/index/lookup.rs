@@ -133,8 +133,7 @@ impl IndexFile {
         self.with_hash(T::KIND, hash, &mut rows)?;
         let mut rows = rows.as_slice();
         while let Some(first) = rows.first() {
-            let at = table.fences.partition_point(|fence| fence.first_row <= *first);
-            let block = self.rows(T::KIND, at.saturating_sub(1))?;
+            let block = self.rows(T::KIND, table.block_with(*first).unwrap_or_default())?;
             let end = block.first_row() + block.len() as u32;
             let (here, rest) = rows.split_at(rows.partition_point(|row| *row < end));
             if here.is_empty() {
@@ -186,7 +185,7 @@ impl IndexFile {
 
     /// How many headers there are of each kind, without reading.
     pub(in crate::store) fn totals(&self) -> impl Iterator<Item = Total<'_>> {
-        let name = |number: u32| match number {
+        let name = |number: u16| match number {
             VARIOUS | NOBODY => None,
             number => self.directory.names.get(number as usize).map(|name| &**name),
         };

@@ -58,6 +58,7 @@
 //! An open file keeps its directory: at 60,000 headers with two keys each, their bodies and some events about
 //! 30 KB. At most 64 files are held open; the others are opened again when they are read.
 
+mod bench;
 mod body;
 mod build;
 mod cursor;
@@ -80,6 +81,7 @@ use std::ops::{Deref, RangeInclusive};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use self::bench::{IndexBench, Part};
 pub(in crate::store) use self::body::BodyRow;
 pub(in crate::store) use self::build::Builder;
 pub(in crate::store) use self::cursor::{Cursor, Step};

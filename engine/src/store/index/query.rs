@@ -163,17 +163,24 @@ impl Candidates {
         }
     }
 
-    /// Whether a block has any.
-    pub(super) fn any_within(&self, first: u32, end: u32) -> bool {
+    /// The highest of them below a row.
+    pub(super) fn last_before(&self, end: u32) -> Option<u32> {
         match self {
-            Candidates::All => first < end,
+            Candidates::All => end.checked_sub(1),
             Candidates::Bits(bits) => {
-                let words = bits.get(first as usize / 64..(end as usize).div_ceil(64)).unwrap_or_default();
-                words.iter().any(|word| *word != 0) && (first..end).any(|row| has(bits, row))
+                let last = end.checked_sub(1)?;
+                let below = |index: usize, word: u64| {
+                    // Of the word that the end is in only the lower bits.
+                    let mask =
+                        if index == last as usize / 64 { u64::MAX >> (63 - last % 64) } else { u64::MAX };
+                    let found = (word & mask).checked_ilog2()?;
+                    Some(index as u32 * 64 + found)
+                };
+                let words = bits.get(..=last as usize / 64).unwrap_or(bits).iter().enumerate();
+                words.rev().find_map(|(index, word)| below(index, *word))
             }
             Candidates::List(rows) => {
-                let from = rows.partition_point(|row| *row < first);
-                rows.get(from).is_some_and(|row| *row < end)
+                rows.get(rows.partition_point(|row| *row < end).checked_sub(1)?).copied()
             }
         }
     }
@@ -192,12 +199,6 @@ impl Terms {
         provisional: bool,
     ) -> Result<Candidates, Error> {
         let table = file.table(kind);
-        let groups = Wanted::new(self, file, provisional);
-        let chosen: Vec<&Group> = table.groups.iter().filter(|group| groups.has(&group.key)).collect();
-        let sum: u64 = chosen.iter().map(|group| u64::from(group.rows)).sum();
-        if sum == 0 {
-            return Ok(Candidates::List(Vec::new()));
-        }
         let mut list: Option<Vec<u32>> = None;
         for hash in self.rarest_first(table) {
             let mut rows = Vec::new();
@@ -212,12 +213,20 @@ impl Terms {
             }
             list = Some(rows);
         }
+        let groups = Wanted::new(self, file, provisional);
+        let all = groups.is_all(file.meta().provisional > 0);
+        let chosen = || table.groups.iter().filter(|group| all || groups.has(&group.key));
+        let sum: u64 =
+            if all { u64::from(table.rows) } else { chosen().map(|group| u64::from(group.rows)).sum() };
+        if sum == 0 {
+            return Ok(Candidates::List(Vec::new()));
+        }
         if sum == u64::from(table.rows) {
             return Ok(list.map_or(Candidates::All, Candidates::List));
         }
         let mut bits = vec![0u64; (table.rows as usize).div_ceil(64)];
-        for group in chosen {
-            file.members(group, table.rows, |row| {
+        for group in chosen() {
+            file.members(kind, group, |row| {
                 if let Some(word) = bits.get_mut(row as usize / 64) {
                     *word |= 1 << (row % 64);
                 }
@@ -256,13 +265,21 @@ struct Wanted<'a> {
     terms: &'a Terms,
     provisional: bool,
     /// `Some(None)`: the file has no such name.
-    names: [Option<Option<u32>>; 3],
+    names: [Option<Option<u16>>; 3],
 }
 
 impl<'a> Wanted<'a> {
     fn new(terms: &'a Terms, file: &IndexFile, provisional: bool) -> Self {
         let names = terms.names.each_ref().map(|name| name.as_ref().map(|name| file.directory.name(name)));
         Wanted { terms, provisional, names }
+    }
+
+    /// Whether every group is wanted, as far as can be told without looking at them.
+    fn is_all(&self, has_provisional: bool) -> bool {
+        (self.provisional || !has_provisional)
+            && self.terms.codes == 0
+            && self.terms.flags.0 == 0
+            && self.names.iter().all(Option::is_none)
     }
 
     fn has(&self, key: &GroupKey) -> bool {

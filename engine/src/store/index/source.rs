@@ -113,7 +113,7 @@ impl<'a> Source<'a> {
                 name => file.directory.names.get(name as usize).map_or(VARIOUS, |name| names.number(name)),
             });
             let number = groups.number(GroupKey { names, ..known });
-            file.members(group, table.rows, |row| {
+            file.members(kind, group, |row| {
                 if let Some(slot) = numbers.get_mut(row as usize) {
                     *slot = number;
                 }

@@ -57,6 +57,12 @@ impl<'a> Wire<'a> {
         Some(*byte)
     }
 
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        let (bytes, rest) = self.rest.split_first_chunk::<2>()?;
+        self.rest = rest;
+        Some(u16::from_le_bytes(*bytes))
+    }
+
     pub(super) fn u32(&mut self) -> Option<u32> {
         let (bytes, rest) = self.rest.split_first_chunk::<4>()?;
         self.rest = rest;

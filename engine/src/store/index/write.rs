@@ -146,9 +146,19 @@ impl Writer {
         }
         let hash_offset = end;
         let hash_fences = self.hashes(&mut hashes)?;
-        let groups = self.groups(keys, members)?;
+        let group_offset = self.output.position();
+        let groups = self.groups(group_offset, keys, members)?;
         let (fences, rows) = (rows.fences.into(), rows.rows);
-        Ok(Table { rows, end, fences, hashes: hashes.len() as u32, hash_offset, hash_fences, groups })
+        Ok(Table {
+            rows,
+            end,
+            fences,
+            hashes: hashes.len() as u32,
+            hash_offset,
+            hash_fences,
+            group_offset,
+            groups,
+        })
     }
 
     /// Writes one row and counts it.
@@ -199,14 +209,19 @@ impl Writer {
         Ok(fences.into())
     }
 
-    fn groups(&mut self, keys: &[GroupKey], members: Vec<Members>) -> Result<Box<[Group]>, Error> {
+    fn groups(
+        &mut self,
+        start: u64,
+        keys: &[GroupKey],
+        members: Vec<Members>,
+    ) -> Result<Box<[Group]>, Error> {
         let mut groups = Vec::with_capacity(keys.len());
         for (key, members) in keys.iter().zip(members) {
             // A group all of whose rows were dropped.
             if members.rows == 0 {
                 continue;
             }
-            let (offset, length) = (self.output.position(), members.list.len() as u32);
+            let (offset, length) = ((self.output.position() - start) as u32, members.list.len() as u32);
             let crc = crc32fast::hash(&members.list);
             self.put(&members.list)?;
             groups.push(Group { key: *key, rows: members.rows, offset, length, crc });
