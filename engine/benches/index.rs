@@ -87,8 +87,26 @@ fn measure(folder: &Path, files: u64, rows: u64) -> Outcome<()> {
         "cold p50",
         "max"
     );
-    for (name, search) in searches(total) {
-        run(&index, folder, &name, &search)?;
+    let searches = searches(total);
+    // What was just written is in the page cache; what is read after `forget` is not.
+    let warm: Vec<_> =
+        searches.iter().map(|(_, search)| times(&index, folder, search, false)).collect::<Outcome<_>>()?;
+    for ((name, search), warm) in searches.iter().zip(&warm) {
+        let cold = times(&index, folder, search, true)?;
+        let at = |times: &[f64], share: f64| {
+            times.get(((times.len() - 1) as f64 * share) as usize).copied().unwrap_or_default()
+        };
+        println!(
+            "{name:<40} {:>6.1} {:>8.2} {:>8.2} {:>8.2}   | {:>8.2} {:>8.2}   | {:>8.1} {:>8.1}",
+            warm.found,
+            at(&warm.wall, 0.5),
+            at(&warm.wall, 0.99),
+            at(&warm.wall, 1.0),
+            at(&warm.busy, 0.5),
+            at(&warm.busy, 0.99),
+            at(&cold.wall, 0.5),
+            at(&cold.wall, 1.0)
+        );
     }
     Ok(())
 }
@@ -231,40 +249,30 @@ fn searches(total: u64) -> Vec<(String, Search)> {
     all
 }
 
-fn run(index: &IndexBench, folder: &Path, name: &str, search: &Search) -> Outcome<()> {
-    let mut found = 0;
-    let mut times = |count: u64, cold: bool| -> Outcome<(Vec<f64>, Vec<f64>)> {
-        let (mut times, mut busy) = (Vec::new(), Vec::new());
-        for round in 0..count {
-            if cold {
-                forget(folder)?;
-            }
-            let (cpu, began) = (cpu_time()?, Instant::now());
-            found += search(index, scattered(round))?;
-            times.push(began.elapsed().as_secs_f64() * 1e3);
-            busy.push((cpu_time()? - cpu) * 1e3);
+/// Milliseconds of searches, sorted.
+struct Times {
+    wall: Vec<f64>,
+    /// With a CPU.
+    busy: Vec<f64>,
+    /// Rows found by each.
+    found: f64,
+}
+
+fn times(index: &IndexBench, folder: &Path, search: &Search, cold: bool) -> Outcome<Times> {
+    let count = if cold { SEARCHES / 10 } else { SEARCHES };
+    let (mut wall, mut busy, mut found) = (Vec::new(), Vec::new(), 0);
+    for round in 0..count {
+        if cold {
+            forget(folder)?;
         }
-        times.sort_by(f64::total_cmp);
-        busy.sort_by(f64::total_cmp);
-        Ok((times, busy))
-    };
-    let (warm, busy) = times(SEARCHES, false)?;
-    let (cold, _) = times(10, true)?;
-    let at = |times: &[f64], share: f64| {
-        times.get(((times.len() - 1) as f64 * share) as usize).copied().unwrap_or_default()
-    };
-    let found = found as f64 / (SEARCHES + 10) as f64;
-    println!(
-        "{name:<40} {found:>6.1} {:>8.2} {:>8.2} {:>8.2}   | {:>8.2} {:>8.2}   | {:>8.1} {:>8.1}",
-        at(&warm, 0.5),
-        at(&warm, 0.99),
-        at(&warm, 1.0),
-        at(&busy, 0.5),
-        at(&busy, 0.99),
-        at(&cold, 0.5),
-        at(&cold, 1.0)
-    );
-    Ok(())
+        let (cpu, began) = (cpu_time()?, Instant::now());
+        found += search(index, scattered(round))?;
+        wall.push(began.elapsed().as_secs_f64() * 1e3);
+        busy.push((cpu_time()? - cpu) * 1e3);
+    }
+    wall.sort_by(f64::total_cmp);
+    busy.sort_by(f64::total_cmp);
+    Ok(Times { wall, busy, found: found as f64 / count as f64 })
 }
 
 /// Takes the files out of the page cache.

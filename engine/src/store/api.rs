@@ -208,6 +208,8 @@ pub struct Page<T> {
     pub next: Option<u64>,
     /// How far the list is behind, in milliseconds; 0 = everything committed before the request is in it.
     pub lag_ms: u64,
+    /// Why the list ends before its time: the bound of a search for text was hit; `next` goes on.
+    pub incomplete: Option<String>,
 }
 
 /// Which events: the query parameters of `GET /api/v1/events`.

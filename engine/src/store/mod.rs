@@ -95,6 +95,7 @@ mod spine;
 mod state;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

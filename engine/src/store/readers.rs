@@ -80,19 +80,19 @@ impl Readers {
 
     /// The bytes at a place.
     pub(super) fn read(&self, place: &Place) -> Result<Vec<u8>, ReadFailure> {
-        let file = self.file(place.segment).map_err(ReadFailure::Io)?;
-        let mut bytes = vec![0; usize::try_from(place.length).unwrap_or(usize::MAX)];
-        match files::read_exact(&*file, &mut bytes, place.offset) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                return Err(ReadFailure::Damaged);
-            }
-            Err(error) => return Err(ReadFailure::Io(error)),
+        let bytes = self.bytes(place.segment, place.offset, u64::from(place.length))?;
+        if crc32fast::hash(&bytes) == place.crc { Ok(bytes) } else { Err(ReadFailure::Damaged) }
+    }
+
+    /// Bytes of a segment as they are; the caller knows their CRCs.
+    pub(super) fn bytes(&self, segment: u64, offset: u64, length: u64) -> Result<Vec<u8>, ReadFailure> {
+        let file = self.file(segment).map_err(ReadFailure::Io)?;
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        match files::read_exact(&*file, &mut bytes, offset) {
+            Ok(()) => Ok(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(ReadFailure::Damaged),
+            Err(error) => Err(ReadFailure::Io(error)),
         }
-        if crc32fast::hash(&bytes) != place.crc {
-            return Err(ReadFailure::Damaged);
-        }
-        Ok(bytes)
     }
 
     fn file(&self, number: u64) -> std::io::Result<Arc<dyn File>> {

@@ -14,16 +14,13 @@ use super::readers::ReadFailure;
 use super::search::{self, Compiled};
 use super::{
     Class, EventFilter, ItemCounts, MessageFilter, Op, Page, QueueView, ReadError, Store, StoreFailed,
-    Transaction, Unavailable, index, record,
+    Transaction, Unavailable, index, record, text,
 };
 use crate::body::Body;
 use crate::event::{Event, NewEvent};
 use crate::header::Header;
 use crate::host::{Keep, KeepFamily};
 use crate::id::{BodyId, EventId, ItemName, MessageId, SessionId};
-
-/// How many headers are looked up at a time while text is looked for in bodies.
-const PAGE_OF_TEXT: usize = 256;
 
 impl Store {
     /// One header. One that is not in memory is read from the disk.
@@ -114,7 +111,7 @@ impl Store {
     }
 
     /// Reports a damaged body, once.
-    fn damaged_body(&self, id: BodyId, _place: &Place, name: &str) -> ReadError {
+    pub(super) fn damaged_body(&self, id: BodyId, _place: &Place, name: &str) -> ReadError {
         self.0.shared.report_damage(name, &format!("body {id}"));
         for event in self.0.shared.take_told() {
             self.log(event);
@@ -152,26 +149,14 @@ impl Store {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Page<Header>, ReadError> {
-        let Some(text) = &filter.text else {
-            return self.headers(filter.clone(), before, limit).await;
-        };
-        let (mut entries, mut before) = (Vec::new(), before);
-        loop {
-            let page = self.headers(filter.clone(), before, PAGE_OF_TEXT).await?;
-            for header in page.entries {
-                if self.body_contains(&header, text).await? {
-                    entries.push(header);
-                }
-            }
-            match page.next {
-                Some(next) if entries.len() <= limit => before = Some(next),
-                _ => break,
-            }
+        match &filter.text {
+            None => self.headers(filter.clone(), before, limit).await,
+            Some(text) => self.search_text(filter, text, before, limit, text::BOUND).await,
         }
-        Ok(page(entries, limit, |header| header.id.0, self.lag_ms()))
     }
 
-    async fn headers(
+    /// Messages that match, whatever is in their bodies.
+    pub(super) async fn headers(
         &self,
         filter: MessageFilter,
         before: Option<u64>,
@@ -218,17 +203,6 @@ impl Store {
         let since = self.0.shared.rebuilding_since.load(Ordering::Acquire);
         let now = u64::try_from(self.clock().now().as_microsecond()).unwrap_or(0);
         if since == 0 { 0 } else { (now.saturating_sub(since) / 1000).max(1) }
-    }
-
-    /// Whether the body of a message contains a text. A body that is gone contains nothing; neither does a
-    /// damaged one, which has been reported when it was read.
-    async fn body_contains(&self, header: &Header, text: &str) -> Result<bool, ReadError> {
-        let Some(id) = header.body_id else { return Ok(false) };
-        match self.body(id).await {
-            Ok(body) => Ok(search::contains(body.bytes(), text)),
-            Err(ReadError::Gone(_) | ReadError::Corrupt { .. }) => Ok(false),
-            Err(error @ (ReadError::Io(..) | ReadError::Search(_))) => Err(error),
-        }
     }
 
     /// Events, newest first; `before` is a cursor from [`Page::next`]. Reads the disk: not for async threads.
@@ -290,7 +264,7 @@ fn page<T>(mut entries: Vec<T>, limit: usize, id: impl Fn(&T) -> u64, lag_ms: u6
     let more = entries.len() > limit;
     entries.truncate(limit);
     let next = entries.last().map(id).filter(|_| more);
-    Page { entries, next, lag_ms }
+    Page { entries, next, lag_ms, incomplete: None }
 }
 
 /// Two lists in order of their ids as one; of two with one id, that of memory.

@@ -1,5 +1,5 @@
 //! Which messages and events a filter selects. Searches walk the state from the newest id down, in short
-//! steps under the lock; text is looked for outside of it, because bodies may have to be read.
+//! steps under the lock; text in bodies is looked for outside of it (see [`super::text`]).
 
 use std::borrow::Cow;
 
@@ -113,18 +113,6 @@ pub(super) fn folded(value: &str) -> Cow<'_, str> {
     Cow::Owned(upper.flat_map(char::to_lowercase).nfc().collect())
 }
 
-/// Whether a body contains a text; ASCII letters match in either case.
-pub(super) fn contains(body: &[u8], text: &str) -> bool {
-    let text = text.as_bytes();
-    let Some(first) = text.first() else { return true };
-    let starts = body.iter().enumerate().filter(|(_, byte)| byte.eq_ignore_ascii_case(first));
-    let fits = |start: usize| {
-        let end = start.checked_add(text.len());
-        end.and_then(|end| body.get(start..end)).is_some_and(|part| part.eq_ignore_ascii_case(text))
-    };
-    starts.map(|(start, _)| start).any(fits)
-}
-
 /// Whether an event is one of those asked for.
 pub(super) fn selects(filter: &EventFilter, event: &Event) -> bool {
     filter.level.is_none_or(|level| level == event.level)
@@ -148,13 +136,5 @@ mod tests {
             assert_eq!(folded(one), folded(other), "{one} {other}");
         }
         assert_ne!(folded("a"), folded("b"));
-    }
-
-    #[test]
-    fn text_is_found_wherever_it_stands() {
-        assert!(contains(b"PID|1||12345^^^A", "12345"));
-        assert!(contains(b"PID|1||SMITH", "Smith"));
-        assert!(contains(b"ab", ""));
-        assert!(!contains(b"PID|1||1234", "12345"));
     }
 }

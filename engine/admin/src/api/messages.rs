@@ -25,6 +25,9 @@ pub(crate) struct MessageList {
     next: Option<u64>,
     /// How far the list may be behind; 0 means that everything committed before the request is in it.
     index_lag_ms: u64,
+    /// A search for text (`q`) stopped at its bound of time or bytes: how far it came. `next` goes on, even
+    /// where there are fewer messages than `limit`.
+    incomplete: Option<String>,
 }
 
 /// One header with its body.
@@ -79,6 +82,7 @@ async fn find(
         messages: page.entries.iter().map(|header| HeaderView::new(header, query.keys)).collect(),
         next: page.next,
         index_lag_ms: page.lag_ms,
+        incomplete: page.incomplete,
     }))
 }
 

@@ -7,10 +7,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::directory::decode;
 use super::environment::Environment;
-use super::format::{
-    Directory, Group, HASH, HASHES, HEADER, Meta, TRAILER, Table, Trailer, VERSION, decode, header,
-};
+use super::format::{Directory, Group, HASH, HASHES, HEADER, Meta, TRAILER, Table, Trailer, VERSION, header};
 use super::wire::Wire;
 use super::{Error, Kind};
 use crate::files::{self, File};
@@ -83,10 +82,14 @@ impl IndexFile {
 
     /// Reads bytes that have this CRC.
     pub(super) fn read(&self, offset: u64, length: u64, crc: u32) -> Result<Vec<u8>, Error> {
+        let bytes = self.bytes(offset, length)?;
+        if crc32fast::hash(&bytes) == crc { Ok(bytes) } else { Err(self.damaged(offset)) }
+    }
+
+    fn bytes(&self, offset: u64, length: u64) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; usize::try_from(length).map_err(|_| self.damaged(offset))?];
         match files::read_exact(&*self.handle()?, &mut bytes, offset) {
-            Ok(()) if crc32fast::hash(&bytes) == crc => Ok(bytes),
-            Ok(()) => Err(self.damaged(offset)),
+            Ok(()) => Ok(bytes),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(self.damaged(offset)),
             Err(error) => Err(Error::io(&self.name, error)),
         }
@@ -154,18 +157,33 @@ impl IndexFile {
         Ok(())
     }
 
-    /// The rows of a group, lowest first.
-    pub(super) fn members(&self, kind: Kind, group: &Group, mut each: impl FnMut(u32)) -> Result<(), Error> {
+    /// The rows of groups, lowest first within each, with the place of the group among these.
+    pub(super) fn members<'a>(
+        &self,
+        kind: Kind,
+        groups: impl Iterator<Item = &'a Group> + Clone,
+        mut each: impl FnMut(usize, u32),
+    ) -> Result<(), Error> {
         let Table { rows, group_offset, .. } = *self.table(kind);
-        let offset = group_offset + u64::from(group.offset);
-        let bytes = self.read(offset, u64::from(group.length), group.crc)?;
-        let mut wire = Wire::new(&bytes);
-        let mut row = 0u64;
-        for _ in 0..group.rows {
-            row = wire.varint().and_then(|step| row.checked_add(step)).unwrap_or(u64::MAX);
-            match u32::try_from(row) {
-                Ok(row) if row < rows => each(row),
-                _ => return Err(self.damaged(offset)),
+        let end = |group: &Group| u64::from(group.offset) + u64::from(group.length);
+        let from = groups.clone().map(|group| u64::from(group.offset)).min().unwrap_or_default();
+        let to = groups.clone().map(end).max().unwrap_or_default();
+        // Lists lie close together: all are read at once, and each has its CRC.
+        let start = group_offset + from;
+        let lists = self.bytes(start, to.saturating_sub(from))?;
+        for (index, group) in groups.enumerate() {
+            let damaged = || self.damaged(group_offset + u64::from(group.offset));
+            let first = usize::try_from(u64::from(group.offset).saturating_sub(from)).unwrap_or(usize::MAX);
+            let list = lists.get(first..).and_then(|rest| rest.get(..group.length as usize));
+            let list = list.filter(|list| crc32fast::hash(list) == group.crc).ok_or_else(damaged)?;
+            let mut wire = Wire::new(list);
+            let mut row = 0u64;
+            for _ in 0..group.rows {
+                row = wire.varint().and_then(|step| row.checked_add(step)).unwrap_or(u64::MAX);
+                match u32::try_from(row) {
+                    Ok(row) if row < rows => each(index, row),
+                    _ => return Err(damaged()),
+                }
             }
         }
         Ok(())
@@ -201,9 +219,7 @@ impl IndexFile {
                 self.rows(kind, index)?;
             }
             self.hashes(kind, |_, _| {})?;
-            for group in &table.groups {
-                self.members(kind, group, |_| {})?;
-            }
+            self.members(kind, table.groups.iter(), |_, _| {})?;
         }
         self.foreign_sessions().map(|_| ())
     }

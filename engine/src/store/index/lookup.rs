@@ -80,6 +80,22 @@ impl Index {
         }
         Ok(None)
     }
+
+    /// Where many bodies are: ids ascending, each block is read once for all of its own.
+    pub(in crate::store) fn bodies(&self, ids: &[BodyId]) -> Result<Vec<BodyRow>, Error> {
+        let set = self.files();
+        let mut left = ids.to_vec();
+        let mut found = Vec::with_capacity(ids.len());
+        for file in set.iter().rev().filter(|file| file.meta().bodies.rows > 0) {
+            if left.is_empty() {
+                break;
+            }
+            let mut absent = Vec::new();
+            file.bodies(&left, &mut found, &mut absent)?;
+            left = absent;
+        }
+        Ok(found)
+    }
 }
 
 impl IndexFile {
@@ -117,6 +133,36 @@ impl IndexFile {
         let Some(row) = block.find(id.0).and_then(|place| block.at(place as usize)) else { return Ok(None) };
         let body = read_body(id.0, block.bytes(row), &self.directory.descriptions);
         body.map(Some).ok_or_else(|| self.damaged(block.offset()))
+    }
+
+    /// The bodies of these ids, ascending; ids that the file does not have go to `absent`.
+    fn bodies(
+        &self,
+        ids: &[BodyId],
+        found: &mut Vec<BodyRow>,
+        absent: &mut Vec<BodyId>,
+    ) -> Result<(), Error> {
+        let (table, span) = (self.table(Kind::Bodies), self.meta().bodies);
+        let mut current: Option<(usize, RowBlock)> = None;
+        for id in ids {
+            let Some(index) = table.block_of(id.0).filter(|_| span.contains(id.0)) else {
+                absent.push(*id);
+                continue;
+            };
+            let block = match current.take() {
+                Some((known, block)) if known == index => block,
+                _ => self.rows(Kind::Bodies, index)?,
+            };
+            match block.find(id.0).and_then(|place| block.at(place as usize)) {
+                None => absent.push(*id),
+                Some(row) => {
+                    let body = read_body(id.0, block.bytes(row), &self.directory.descriptions);
+                    found.push(body.ok_or_else(|| self.damaged(block.offset()))?);
+                }
+            }
+            current = Some((index, block));
+        }
+        Ok(())
     }
 
     /// Adds the rows of a session that are not there yet.

@@ -62,6 +62,7 @@ mod bench;
 mod body;
 mod build;
 mod cursor;
+mod directory;
 mod environment;
 mod file;
 mod format;

@@ -199,8 +199,21 @@ impl Terms {
         provisional: bool,
     ) -> Result<Candidates, Error> {
         let table = file.table(kind);
+        let groups = Wanted::new(self, file, provisional);
+        let all = groups.is_all(file.meta().provisional > 0);
+        let chosen = || table.groups.iter().filter(|group| all || groups.has(&group.key));
+        let rows = || chosen().map(|group| u64::from(group.rows)).sum();
+        let sum: u64 = if all { u64::from(table.rows) } else { rows() };
+        if sum == 0 {
+            return Ok(Candidates::List(Vec::new()));
+        }
         let mut list: Option<Vec<u32>> = None;
-        for hash in self.rarest_first(table) {
+        for (blocks, hash) in self.rarest_first(table) {
+            let left = list.as_ref().map_or(sum, |list| list.len() as u64);
+            if blocks > left.saturating_mul(2) {
+                // To look at the rows that are left is cheaper than to read where all of this value are.
+                break;
+            }
             let mut rows = Vec::new();
             file.with_hash(kind, hash, &mut rows)?;
             // A value that a row has twice.
@@ -213,25 +226,20 @@ impl Terms {
             }
             list = Some(rows);
         }
-        let groups = Wanted::new(self, file, provisional);
-        let all = groups.is_all(file.meta().provisional > 0);
-        let chosen = || table.groups.iter().filter(|group| all || groups.has(&group.key));
-        let sum: u64 =
-            if all { u64::from(table.rows) } else { chosen().map(|group| u64::from(group.rows)).sum() };
-        if sum == 0 {
-            return Ok(Candidates::List(Vec::new()));
-        }
-        if sum == u64::from(table.rows) {
-            return Ok(list.map_or(Candidates::All, Candidates::List));
+        match &list {
+            // To look at the rows takes no longer than to ask the groups.
+            Some(rows) if sum == u64::from(table.rows) || rows.len() <= chosen().count() => {
+                return Ok(Candidates::List(list.unwrap_or_default()));
+            }
+            None if sum == u64::from(table.rows) => return Ok(Candidates::All),
+            _ => {}
         }
         let mut bits = vec![0u64; (table.rows as usize).div_ceil(64)];
-        for group in chosen() {
-            file.members(kind, group, |row| {
-                if let Some(word) = bits.get_mut(row as usize / 64) {
-                    *word |= 1 << (row % 64);
-                }
-            })?;
-        }
+        file.members(kind, chosen(), |_, row| {
+            if let Some(word) = bits.get_mut(row as usize / 64) {
+                *word |= 1 << (row % 64);
+            }
+        })?;
         match list {
             None => Ok(Candidates::Bits(bits)),
             Some(mut rows) => {
@@ -241,16 +249,18 @@ impl Terms {
         }
     }
 
-    /// The hashes, those that fill the fewest blocks first: what is not there then costs one block.
-    fn rarest_first(&self, table: &Table) -> Vec<u64> {
+    /// The hashes with the blocks that they begin, those with the fewest first: what is not there then costs
+    /// one block.
+    fn rarest_first(&self, table: &Table) -> Vec<(u64, u64)> {
         let blocks = |hash: &u64| {
             let high = (*hash >> 32) as u32;
             let fences = &table.hash_fences;
-            fences.partition_point(|fence| fence.high <= high)
-                - fences.partition_point(|fence| fence.high < high)
+            let from = fences.partition_point(|fence| fence.high < high);
+            let equal = fences.get(from..).unwrap_or_default().iter().take_while(|fence| fence.high == high);
+            (equal.count() as u64, *hash)
         };
-        let mut hashes = self.hashes.clone();
-        hashes.sort_by_key(blocks);
+        let mut hashes: Vec<_> = self.hashes.iter().map(blocks).collect();
+        hashes.sort_unstable();
         hashes
     }
 

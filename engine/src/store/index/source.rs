@@ -106,19 +106,24 @@ impl<'a> Source<'a> {
     ) -> Result<Self, Error> {
         let table = file.table(kind);
         let mut numbers = vec![0; if kind == Kind::Bodies { 0 } else { table.rows as usize }];
-        for group in &table.groups {
-            let known = group.key;
-            let names = known.names.map(|name| match name {
-                VARIOUS | NOBODY => name,
-                name => file.directory.names.get(name as usize).map_or(VARIOUS, |name| names.number(name)),
-            });
-            let number = groups.number(GroupKey { names, ..known });
-            file.members(kind, group, |row| {
-                if let Some(slot) = numbers.get_mut(row as usize) {
-                    *slot = number;
-                }
-            })?;
-        }
+        let known: Vec<u32> = table
+            .groups
+            .iter()
+            .map(|group| {
+                let names = group.key.names.map(|name| match name {
+                    VARIOUS | NOBODY => name,
+                    name => {
+                        file.directory.names.get(usize::from(name)).map_or(VARIOUS, |name| names.number(name))
+                    }
+                });
+                groups.number(GroupKey { names, ..group.key })
+            })
+            .collect();
+        file.members(kind, table.groups.iter(), |group, row| {
+            if let (Some(slot), Some(number)) = (numbers.get_mut(row as usize), known.get(group)) {
+                *slot = *number;
+            }
+        })?;
         let block = RowBlock::default();
         let mut source = Source::Part { file, kind, groups: numbers, block, next_block: 0, next: 0 };
         source.fill()?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::body::Renumber;
 use super::build::Builder;
+use super::directory;
 use super::file::IndexFile;
 use super::format::{
     self, Coverage, Directory, Extent, Group, GroupKey, HASHES, HashFence, Meta, Span, TRAILER, Table,
@@ -248,7 +249,7 @@ impl Writer {
     }
 
     fn end(&mut self) -> Result<(), Error> {
-        let directory = format::encode(&self.directory);
+        let directory = directory::encode(&self.directory);
         let offset = self.output.position();
         let (length, crc) = (directory.len() as u32, crc32fast::hash(&directory));
         self.put(&directory)?;

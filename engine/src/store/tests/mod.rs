@@ -13,3 +13,4 @@ mod reads;
 mod reopen;
 pub(in crate::store) mod sim;
 mod support;
+mod text;

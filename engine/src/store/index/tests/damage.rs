@@ -51,9 +51,7 @@ struct Written {
 impl Written {
     fn new(seed: u64) -> Written {
         let (folder, vault) = (tempfile::tempdir().unwrap(), Vault::ephemeral().unwrap());
-        let mut world = World::random(&mut Random(seed));
-        world.segments.truncate(1);
-        world.segments[0].headers.truncate(120);
+        let world = World::random(&mut Random(seed), 1, 100);
         let (index, _) = index(folder.path(), false, &vault);
         world.segments[0].seal_rows(&index).unwrap();
         let expected = read_all(&index, &world).unwrap();

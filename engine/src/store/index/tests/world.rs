@@ -84,10 +84,10 @@ impl World {
         .collect()
     }
 
-    pub(super) fn random(random: &mut Random) -> World {
+    pub(super) fn random(random: &mut Random, most_segments: u64, most_rows: u64) -> World {
         let mut world = World::default();
         let (mut next, mut sessions, mut open): (u64, Vec<u64>, Vec<Header>) = (1, Vec::new(), Vec::new());
-        let count = 1 + random.below(5);
+        let count = 1 + random.below(most_segments);
         for number in 1..=count {
             let mut segment = Segment { number, first_id: next, ..Segment::default() };
             let mut rest = Vec::new();
@@ -100,7 +100,7 @@ impl World {
                 }
             }
             open = rest;
-            let most = if random.one_in(4) { 900 } else { 60 };
+            let most = if random.one_in(4) { most_rows } else { most_rows.min(60) };
             for _ in 0..random.below(most) {
                 next += 1 + random.below(3);
                 match random.below(6) {

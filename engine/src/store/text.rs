@@ -1,0 +1,267 @@
+//! Looking for text in stored bodies. Nothing is indexed for it: the bodies of the messages that the other
+//! filters leave are read, newest messages first, and searched.
+//!
+//! It goes in batches. The bodies of a batch that are not in memory are read in the order in which they lie
+//! in the journal, those that lie close together at once: messages of one time are neighbours there, so most
+//! reads are long and in sequence. Each batch is one blocking task; whoever drops the search (a client that
+//! went away) ends it after the batch that is being read. A search stops at its bound of time or bytes, says
+//! so, and tells where to go on.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use memchr::memmem::Finder;
+
+use super::bodies::{Found, Place};
+use super::readers::{ReadFailure, Readers};
+use super::{MessageFilter, Page, ReadError, Store, record};
+use crate::header::Header;
+use crate::id::BodyId;
+
+/// How far one search goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bound {
+    pub(super) time: Duration,
+    /// Bytes of bodies.
+    pub(super) bytes: u64,
+}
+
+/// Long enough for a day of most stores; short enough for somebody who waits.
+pub(super) const BOUND: Bound = Bound { time: Duration::from_secs(5), bytes: 1 << 30 };
+
+/// The first batch is small, because often the newest messages have what is looked for.
+const FIRST: usize = 64;
+const MOST: usize = 1024;
+/// A batch has not many more bytes of bodies than this.
+const BATCH: u64 = 8 << 20;
+/// Bodies that are this close together are read at once, what lies between included…
+const GAP: u64 = 32 << 10;
+/// … up to so many bytes.
+const RUN: u64 = 1 << 20;
+
+/// A text that bodies are searched for. ASCII letters match in either case; what is beyond ASCII is found in
+/// bodies in UTF-8 and in Latin-1, the usual two.
+#[derive(Clone, Debug)]
+pub(super) struct Needle {
+    finders: Vec<Finder<'static>>,
+}
+
+impl Needle {
+    pub(super) fn new(text: &str) -> Self {
+        let mut forms = vec![text.as_bytes().to_ascii_lowercase()];
+        let latin: Option<Vec<u8>> = text.chars().map(|char| u8::try_from(u32::from(char)).ok()).collect();
+        forms.extend(latin.filter(|_| !text.is_ascii()).map(|latin| latin.to_ascii_lowercase()));
+        Needle { finders: forms.iter().map(|form| Finder::new(form).into_owned()).collect() }
+    }
+
+    /// Whether a body contains it; `scratch` saves making room for each.
+    pub(super) fn is_in(&self, body: &[u8], scratch: &mut Vec<u8>) -> bool {
+        // To lower all of it and search that is several times faster than comparing letters either way.
+        scratch.clear();
+        scratch.extend_from_slice(body);
+        scratch.make_ascii_lowercase();
+        self.finders.iter().any(|finder| finder.find(scratch).is_some())
+    }
+}
+
+impl Store {
+    /// Messages that the filter selects and whose bodies contain `text`, newest first.
+    pub(super) async fn search_text(
+        &self,
+        filter: &MessageFilter,
+        text: &str,
+        before: Option<u64>,
+        limit: usize,
+        bound: Bound,
+    ) -> Result<Page<Header>, ReadError> {
+        let time = SignedDuration::try_from(bound.time).unwrap_or(SignedDuration::MAX);
+        let end = self.clock().now().saturating_add(time).unwrap_or(jiff::Timestamp::MAX);
+        let needle = Needle::new(text);
+        let mut entries: Vec<Header> = Vec::new();
+        let (mut before, mut size, mut bytes) = (before, FIRST, 0u64);
+        loop {
+            let page = self.headers(filter.clone(), before, size).await?;
+            let (mut batch, mut next) = (page.entries, page.next);
+            let fits = fitting(&batch);
+            if fits < batch.len() {
+                batch.truncate(fits);
+                next = batch.last().map(|header| header.id.0);
+            }
+            bytes = batch.iter().fold(bytes, |sum, header| sum.saturating_add(header.size));
+            let last = batch.last().map(|header| header.created);
+            let (store, needle) = (self.clone(), needle.clone());
+            let found = tokio::task::spawn_blocking(move || store.containing(batch, &needle)).await;
+            entries.extend(found.map_err(|error| ReadError::Search(error.to_string()))??);
+            if entries.len() > limit {
+                entries.truncate(limit);
+                let next = entries.last().map(|header| header.id.0);
+                return Ok(Page { entries, next, lag_ms: page.lag_ms, incomplete: None });
+            }
+            let ended = next.is_none();
+            let incomplete = (!ended && (bytes >= bound.bytes || self.clock().now() >= end)).then(|| {
+                let back = last.map_or_else(String::new, |last| format!(" back to {last}"));
+                format!("bodies were searched{back} ({bytes} bytes); go on at next, or narrow the selection")
+            });
+            if ended || incomplete.is_some() {
+                return Ok(Page { entries, next, lag_ms: page.lag_ms, incomplete });
+            }
+            before = next;
+            size = (size * 2).min(MOST);
+        }
+    }
+
+    /// Those of a batch whose bodies contain a text. A body that is gone contains nothing; neither does a
+    /// damaged one, which is reported.
+    fn containing(&self, batch: Vec<Header>, needle: &Needle) -> Result<Vec<Header>, ReadError> {
+        let mut scratch = Vec::new();
+        let mut found = HashSet::new();
+        let mut places = Vec::new();
+        let mut unknown = Vec::new();
+        let ids: BTreeSet<BodyId> = batch.iter().filter_map(|header| header.body_id).collect();
+        for id in ids {
+            match self.0.shared.bodies.find(id) {
+                Some(Found::Resident(body)) => {
+                    if needle.is_in(body.bytes(), &mut scratch) {
+                        found.insert(id);
+                    }
+                }
+                Some(Found::Absent(absent)) => places.push((id, absent.place)),
+                None => unknown.push(id),
+            }
+        }
+        if let Some(embedded) = &self.0.embedded {
+            let indexed = self.readable(embedded.index.bodies(&unknown)).unwrap_or_default();
+            places.extend(indexed.into_iter().map(|row| (row.id, row.place)));
+            for run in runs(places) {
+                self.search_run(&embedded.readers, &run, needle, &mut scratch, &mut found)?;
+            }
+        }
+        Ok(batch.into_iter().filter(|header| header.body_id.is_some_and(|id| found.contains(&id))).collect())
+    }
+
+    /// Searches bodies that lie close together.
+    fn search_run(
+        &self,
+        readers: &Readers,
+        run: &Run,
+        needle: &Needle,
+        scratch: &mut Vec<u8>,
+        found: &mut HashSet<BodyId>,
+    ) -> Result<(), ReadError> {
+        let Some((first, place)) = run.bodies.first() else { return Ok(()) };
+        let read = match readers.bytes(place.segment, run.start, run.end.saturating_sub(run.start)) {
+            Ok(read) => read,
+            // The segment has been purged.
+            Err(ReadFailure::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(ReadFailure::Io(error)) => return Err(ReadError::Io(*first, error.to_string())),
+            // The file is shorter than it was: what of it is there is found one by one.
+            Err(ReadFailure::Damaged) => Vec::new(),
+        };
+        for (id, place) in &run.bodies {
+            let from = usize::try_from(place.offset.saturating_sub(run.start)).unwrap_or(usize::MAX);
+            let length = usize::try_from(place.length).unwrap_or(usize::MAX);
+            let stored = from.checked_add(length).and_then(|end| read.get(from..end));
+            let whole = stored.filter(|stored| crc32fast::hash(stored) == place.crc);
+            let contains = match whole {
+                Some(stored) if !place.sealed => Some(needle.is_in(stored, scratch)),
+                _ => {
+                    let stored = whole.map_or_else(|| readers.read(place).ok(), |whole| Some(whole.to_vec()));
+                    let vault = &self.0.shared.vault;
+                    let body = stored.and_then(|stored| record::open_body(stored, place.sealed, vault).ok());
+                    body.map(|body| needle.is_in(&body, scratch))
+                }
+            };
+            match contains {
+                Some(true) => {
+                    found.insert(*id);
+                }
+                Some(false) => {}
+                None => drop(self.damaged_body(*id, place, &readers.name(place))),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many of these headers make a batch: at least one.
+fn fitting(headers: &[Header]) -> usize {
+    let mut sum = 0u64;
+    let more = headers.iter().position(|header| {
+        let full = sum >= BATCH;
+        sum = sum.saturating_add(header.size);
+        full
+    });
+    more.unwrap_or(headers.len())
+}
+
+/// Bodies of one segment that are read at once.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    start: u64,
+    end: u64,
+    bodies: Vec<(BodyId, Place)>,
+}
+
+/// Bodies in the order in which they lie in the journal, those close together in one run.
+fn runs(places: Vec<(BodyId, Place)>) -> Vec<Run> {
+    let sorted: BTreeMap<(u64, u64), (BodyId, Place)> =
+        places.into_iter().map(|(id, place)| ((place.segment, place.offset), (id, place))).collect();
+    let mut runs: Vec<Run> = Vec::new();
+    for (id, place) in sorted.into_values() {
+        let end = place.offset.saturating_add(u64::from(place.length));
+        let near = |run: &&mut Run| {
+            let same = run.bodies.last().is_some_and(|(_, last)| last.segment == place.segment);
+            same && place.offset <= run.end.saturating_add(GAP) && end.saturating_sub(run.start) <= RUN
+        };
+        match runs.last_mut().filter(near) {
+            Some(run) => {
+                run.end = run.end.max(end);
+                run.bodies.push((id, place));
+            }
+            None => runs.push(Run { start: place.offset, end, bodies: vec![(id, place)] }),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_found_wherever_it_stands() {
+        let contains = |body: &[u8], text: &str| Needle::new(text).is_in(body, &mut Vec::new());
+        assert!(contains(b"PID|1||12345^^^A", "12345"));
+        assert!(contains(b"PID|1||SMITH", "Smith"));
+        assert!(contains(b"ab", ""));
+        assert!(!contains(b"PID|1||1234", "12345"));
+        assert!(contains("PID|1||M\u{fc}LLER".as_bytes(), "M\u{fc}ller"));
+        assert!(contains(b"PID|1||M\xfcller", "m\u{fc}LLER"));
+        assert!(!contains("\u{e9}".as_bytes(), "\u{e8}"));
+    }
+
+    #[test]
+    fn bodies_that_lie_close_together_are_read_at_once() {
+        let place = |segment, offset, length| Place { segment, offset, length, crc: 0, sealed: false };
+        let places =
+            [(2, 0, 10), (1, 5000, 100), (1, 100, 1000), (1, 1 << 20, 10), (1, (1 << 20) + 10, 3 << 20)];
+        let places = places.into_iter().enumerate();
+        let places =
+            places.map(|(id, (segment, offset, length))| (BodyId(id as u64), place(segment, offset, length)));
+        let runs: Vec<_> = runs(places.collect())
+            .into_iter()
+            .map(|run| (run.start, run.end, run.bodies.into_iter().map(|(id, _)| id.0).collect::<Vec<_>>()))
+            .collect();
+        let long = 1u64 << 20;
+        assert_eq!(
+            runs,
+            [
+                (100, 5100, vec![2, 1]),
+                (long, long + 10, vec![3]),
+                (long + 10, long + 10 + (3 << 20), vec![4]),
+                (0, 10, vec![0]),
+            ]
+        );
+    }
+}
