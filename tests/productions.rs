@@ -104,18 +104,66 @@ async fn o_20_o_22_o_25_an_authorization_server_over_tls_is_found_below_its_issu
     );
 }
 
-/// O-26, without a package: the pages and the API of the risk app, as the README's walk has them.
+/// The value of a hidden field of a page of ours.
+fn hidden(page: &str) -> String {
+    let (_, rest) =
+        page.split_once("name=\"request\" value=\"").unwrap_or_else(|| panic!("no form in {page}"));
+    rest.split('"').next().unwrap_or_default().to_owned()
+}
+
+/// O-26: a person signs in once, from then on the app calls the API in that person's name; the API is closed to
+/// everybody else. Renewal and rotation are in `openid`.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_risk_app_scores_only_for_those_who_were_let_in() {
+async fn o_26_the_risk_app_scores_for_a_person_who_signed_in_once() {
     let mut shipped = Shipped::new();
     shipped.spawn(&["run", "productions/risk-app"]);
     shipped.until_ready("http://127.0.0.1:8714").await;
-    let url = shipped.here("http://127.0.0.1:8846/risk");
-    let answer = Client::new().post(&url).json(&json!({ "sex": "female" })).send().await.unwrap();
+    let client = Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let post = |url: &str, age: u32| {
+        let factors = json!({
+            "sex": "female", "age": age, "total_cholesterol": 180, "hdl_cholesterol": 47, "systolic": 124,
+            "treated": false, "smoker": true, "diabetes": false,
+        });
+        client.post(shipped.here(url)).json(&factors).send()
+    };
+
+    // The API without a token.
+    let answer = post("http://127.0.0.1:8846/risk", 61).await.unwrap();
     assert_eq!(answer.status(), 401);
     assert!(answer.headers().contains_key("www-authenticate"));
     let list = shipped.get("http://127.0.0.1:8714/api/v1/messages").await;
     assert_eq!(list["messages"], json!([]), "nothing of it is stored");
-    let discovery = shipped.get("http://127.0.0.1:8846/.well-known/openid-configuration").await;
-    assert_eq!(discovery["code_challenge_methods_supported"], json!(["S256"]));
+
+    // The person's way: from the app to the pages of the authorization server, and back.
+    let to = |answer: &reqwest::Response| answer.headers()["location"].to_str().unwrap().to_owned();
+    let connect = shipped.here("http://127.0.0.1:8714/oauth/risk/connect");
+    let started = client.get(connect).send().await.unwrap();
+    let cookie = started.headers().get("set-cookie").map(|cookie| cookie.to_str().unwrap().to_owned());
+    let page = client.get(to(&started)).send().await.unwrap().text().await.unwrap();
+    let pages = shipped.here("http://127.0.0.1:8846/oauth2/authorize");
+    let request = hidden(&page);
+    let form = [("request", request.as_str()), ("username", "robin"), ("password", "robin-password")];
+    let page = client.post(&pages).form(&form).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("Calculate cardiovascular risk from the values you enter"), "{page}");
+    let request = hidden(&page);
+    let form = [("request", request.as_str()), ("decision", "allow")];
+    let allowed = client.post(&pages).form(&form).send().await.unwrap();
+    let mut back = client.get(to(&allowed));
+    if let Some(cookie) = &cookie {
+        back = back.header("cookie", cookie.split(';').next().unwrap_or_default());
+    }
+    assert_eq!(back.send().await.unwrap().status(), 200);
+
+    // Users of the app see scores and no tokens.
+    let answer = post("http://127.0.0.1:8847/patients", 61).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let score: Value = answer.json().await.unwrap();
+    assert_eq!(score, json!({ "risk_percent": 10.5, "category": "intermediate" }));
+    let answer = post("http://127.0.0.1:8847/patients", 20).await.unwrap();
+    assert_eq!(answer.status(), 422);
+    let clients = shipped.get("http://127.0.0.1:8714/api/v1/oauth").await;
+    assert_eq!(
+        (&clients["clients"][0]["state"], &clients["clients"][0]["fetches"]),
+        (&json!("valid"), &json!(1))
+    );
 }

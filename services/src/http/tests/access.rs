@@ -71,7 +71,7 @@ async fn callers_need_a_token_of_the_issuer_with_the_scope() {
 }
 
 #[tokio::test]
-async fn with_smart_the_request_decides_which_scope_is_needed() {
+async fn o_12_with_smart_the_request_decides_which_scope_is_needed() {
     let (issuer, key) = issuer().await;
     let auth = json!({ "issuer": issuer, "smart": true });
     let methods = ["GET", "POST", "PUT", "DELETE"];
