@@ -16,6 +16,10 @@ use commands::{
     test, trace,
 };
 
+/// The system's allocator suffers where one thread frees what another made, as the journal's does.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// HL7 integration engine: nothing lost, order kept, every message traceable and replayable.
 ///
 /// Exit codes: 0 ok; 1 the answer is no; 2 usage or no such file; 3 could not start or reach.
