@@ -2,6 +2,7 @@
 //! moment waits on the clock, never on the runtime's timer directly.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,37 @@ pub trait Clock: Send + Sync + fmt::Debug {
 
 /// A clock shared by everything of one engine.
 pub type SharedClock = Arc<dyn Clock>;
+
+/// A limit that is set anew for every message: its timer stays in place from one message to the next and is
+/// looked at again only when it goes off, so that what ends in time costs no timer.
+#[derive(Default)]
+pub struct Patience(Option<(Timestamp, Pin<Box<dyn Future<Output = ()> + Send>>)>);
+
+impl Patience {
+    /// Returns once `clock.now() >= moment`. Cancel-safe.
+    pub async fn until(&mut self, clock: &SharedClock, moment: Timestamp) {
+        loop {
+            let timer = match &mut self.0 {
+                Some((armed, timer)) if *armed <= moment => timer,
+                _ => {
+                    let clock = clock.clone();
+                    &mut self.0.insert((moment, Box::pin(async move { clock.until(moment).await }))).1
+                }
+            };
+            timer.await;
+            self.0 = None;
+            if clock.now() >= moment {
+                return;
+            }
+        }
+    }
+
+    /// As [`Patience::until`], so long from now.
+    pub async fn run_out(&mut self, clock: &SharedClock, after: Duration) {
+        let after = SignedDuration::try_from(after).unwrap_or(SignedDuration::MAX);
+        self.until(clock, clock.now().saturating_add(after).unwrap_or(Timestamp::MAX)).await;
+    }
+}
 
 /// The machine's clock.
 #[derive(Debug, Default, Clone, Copy)]
@@ -92,5 +124,31 @@ impl Clock for ManualClock {
             }
             moved.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn patience_lasts_as_long_as_it_was_last_asked_for() {
+        let manual = Arc::new(ManualClock::new(Timestamp::UNIX_EPOCH));
+        let clock: SharedClock = manual.clone();
+        let mut patience = Patience::default();
+        let ten = Duration::from_secs(10);
+        assert!(patience.run_out(&clock, ten).now_or_never().is_none());
+        manual.advance(Duration::from_secs(9));
+        // The timer of the first ten seconds is still in place, and is not what counts.
+        assert!(patience.run_out(&clock, ten).now_or_never().is_none());
+        manual.advance(Duration::from_secs(9));
+        assert!(patience.run_out(&clock, Duration::from_secs(1)).now_or_never().is_none());
+        let end = Timestamp::from_second(19).unwrap();
+        assert!(patience.until(&clock, end).now_or_never().is_none());
+        manual.advance(Duration::from_secs(1));
+        assert!(patience.until(&clock, end).now_or_never().is_some());
+        assert!(patience.run_out(&clock, ten).now_or_never().is_none(), "it can be used again");
     }
 }

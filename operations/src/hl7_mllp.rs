@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use schemars::JsonSchema;
 use septet_engine::body::Body;
+use septet_engine::clock::{Patience, SharedClock};
 use septet_engine::config::build::Build;
 use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::HostPort;
@@ -133,6 +134,8 @@ struct MllpOperation {
     tls: Option<Tls>,
     /// This peer closes after each answer: a connection is good for one message.
     one_shot: bool,
+    /// How long an answer may take.
+    patience: Patience,
 }
 
 /// Replies that were not the one waited for.
@@ -151,7 +154,7 @@ struct Reply {
 
 impl MllpOperation {
     fn new(settings: Arc<Settings>, runtime: Runtime, item: ItemName) -> Self {
-        MllpOperation { settings, runtime, item, connection: None, tls: None, one_shot: false }
+        MllpOperation { settings, runtime, item, connection: None, tls: None, one_shot: false, patience: Patience::default() }
     }
 }
 
@@ -164,17 +167,18 @@ impl BusinessOperation for MllpOperation {
 
     async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
         let (frame, control_id) = self.prepare(cx)?;
-        let clock = cx.runtime.clock.clone();
         let mut skipped = Skipped::default();
+        let mut patience = std::mem::take(&mut self.patience);
         // Taken out: dropping this future at the stop deadline must leave no connection with a message
         // outstanding on it.
         let connection = self.connection.take();
         let result = tokio::select! {
             result = self.exchange(connection, &frame, &control_id, &mut skipped, cx) => result,
-            () = clock.sleep(cx.response_timeout) => {
+            () = patience.run_out(&cx.runtime.clock, cx.response_timeout) => {
                 Err(OperationError::fault("timeout", "no acknowledgement came within response_timeout"))
             }
         };
+        self.patience = patience;
         skipped.report(|event| cx.event(event));
         let (reply, connection) = result?;
         // A peer that repeats all its earlier answers each time does so for one connection.
@@ -244,9 +248,10 @@ impl MllpOperation {
         skipped: &mut Skipped,
         cx: &OperationContext,
     ) -> Result<(Reply, Connection), OperationError> {
+        let (match_ack, clock) = (self.settings.match_ack, &cx.runtime.clock);
         let kept = kept.and_then(|connection| self.still_open(connection, skipped));
         if let Some(mut connection) = kept {
-            match self.send(&mut connection, frame, control_id, skipped).await {
+            match Self::send(match_ack, clock, &mut connection, frame, control_id, skipped).await {
                 Ok(reply) => return Ok((reply, connection)),
                 // Our message met the peer's close: it was not read, or its answer was lost, and either way
                 // it must be sent again. Doing so now spares the queue a wait.
@@ -269,7 +274,7 @@ impl MllpOperation {
                 return Err(OperationError::fault("connect", text));
             }
         };
-        let reply = self.send(&mut connection, frame, control_id, skipped).await?;
+        let reply = Self::send(match_ack, clock, &mut connection, frame, control_id, skipped).await?;
         Ok((reply, connection))
     }
 
@@ -296,7 +301,8 @@ impl MllpOperation {
     }
 
     async fn send(
-        &self,
+        match_ack: MatchAck,
+        clock: &SharedClock,
         connection: &mut Connection,
         frame: &Bytes,
         control_id: &str,
@@ -304,10 +310,10 @@ impl MllpOperation {
     ) -> Result<Reply, Lost> {
         connection.send(frame, control_id).await?;
         loop {
-            let body = connection.next_frame(&self.runtime.clock).await?;
+            let body = connection.next_frame(clock).await?;
             let message = Message::parse(body.clone()).ok();
             let ack = message.as_ref().and_then(|message| ack_of(message).ok());
-            let ours = match self.settings.match_ack {
+            let ours = match match_ack {
                 MatchAck::Any => true,
                 MatchAck::ControlId => {
                     ack.as_ref().is_some_and(|ack| ack.control_id.trim() == control_id.trim())
@@ -315,7 +321,7 @@ impl MllpOperation {
             };
             match message {
                 Some(message) if ours => {
-                    connection.answered(&self.runtime.clock);
+                    connection.answered(clock);
                     return Ok(Reply { ack, message });
                 }
                 _ => skipped.add(&body, connection),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::{SignedDuration, Timestamp};
-use septet_engine::clock::SharedClock;
+use septet_engine::clock::{Patience, SharedClock};
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::store::Receipt;
 use septet_hl7::mllp::{self, Event, Frame, Limits, Scanner, TooLarge};
@@ -45,6 +45,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send>(stream: S, s
         scanner: Scanner::new(limits),
         frame_began: None,
         room: READ.0,
+        storing: Patience::default(),
+        reading: Patience::default(),
     };
     let end = connection.run().await;
     let junk = connection.scanner.junk();
@@ -68,6 +70,10 @@ struct Connection<S> {
     frame_began: Option<Timestamp>,
     /// How much the next read may bring.
     room: usize,
+    /// How long the store has for what was read last.
+    storing: Patience,
+    /// How long the peer has for its next bytes.
+    reading: Patience,
 }
 
 /// How a connection ends.
@@ -205,7 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Takes messages and awaits the durability of the last, which implies the others. Without it in time
     /// there is no answer, and the sender asks again.
     async fn store(
-        &self,
+        &mut self,
         take: impl Future<Output = Vec<Taken>>,
     ) -> Result<(Vec<Taken>, Option<Receipt>), End> {
         let stored = async {
@@ -219,7 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         tokio::select! {
             biased;
             stored = stored => stored,
-            () = self.clock.sleep(PATIENCE) => Err(End::AtOnce),
+            () = self.storing.run_out(&self.clock, PATIENCE) => Err(End::AtOnce),
         }
     }
 
@@ -289,7 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let read = tokio::select! {
             biased;
             read = self.stream.read_buf(&mut self.buffer) => read,
-            () = until(&self.clock, deadline) => return late,
+            () = until(&mut self.reading, &self.clock, deadline) => return late,
             () = async {
                 stop.cancelled().await;
                 if in_frame {
@@ -326,9 +332,9 @@ fn after(moment: Timestamp, duration: Duration) -> Timestamp {
     moment.saturating_add(duration).unwrap_or(Timestamp::MAX)
 }
 
-async fn until(clock: &SharedClock, deadline: Option<Timestamp>) {
+async fn until(patience: &mut Patience, clock: &SharedClock, deadline: Option<Timestamp>) {
     match deadline {
-        Some(deadline) => clock.until(deadline).await,
+        Some(deadline) => patience.until(clock, deadline).await,
         None => std::future::pending().await,
     }
 }
