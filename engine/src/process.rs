@@ -25,7 +25,7 @@ use crate::vault::Vault;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Definition {
     /// SHA-256 of `bytes`, hex.
-    pub hash: String,
+    pub hash: Arc<str>,
     /// The closure, serialised by the process crate.
     pub bytes: Bytes,
 }

@@ -158,7 +158,7 @@ impl Gathered {
         for byte in digest::digest(&digest::SHA256, &bytes).as_ref() {
             let _ = write!(hash, "{byte:02x}");
         }
-        Definition { hash, bytes }
+        Definition { hash: hash.into(), bytes }
     }
 }
 

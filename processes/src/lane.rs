@@ -32,7 +32,7 @@ pub fn lane_factory() -> LaneFactory {
 struct ScriptLane {
     services: LaneServices,
     // Compiled scripts go before the runtime they belong to.
-    ready: HashMap<String, Rc<Ready>>,
+    ready: HashMap<Arc<str>, Rc<Ready>>,
     engine: Option<Rc<Engine>>,
 }
 

@@ -469,7 +469,7 @@ pub(crate) fn resume(job: &Job) -> Done {
 #[derive(Debug)]
 struct InlineRouter {
     routes: Routes,
-    hash: String,
+    hash: Arc<str>,
 }
 
 struct NoScripts;

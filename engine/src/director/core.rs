@@ -163,9 +163,9 @@ impl Core {
     pub(super) async fn forget_definitions(&self) {
         let instances = self.store.scan(KeepFamily::Instance, "");
         let running = instances.iter().filter_map(|(_, kept)| Some(Waiting::decode(kept)?.definition));
-        let running: HashSet<String> = running.collect();
+        let running: HashSet<Arc<str>> = running.collect();
         for (hash, _) in self.store.scan(KeepFamily::Definition, "") {
-            if !running.contains(&hash)
+            if !running.contains(hash.as_str())
                 && let Err(failed) = self.store.put(KeepFamily::Definition, &hash, None).await
             {
                 tracing::warn!(error = %failed, "an unused definition could not be removed");

@@ -6,6 +6,7 @@
 //! timer number and RFC 3339 time) and `replied`. Unknown fields are ignored, a higher `v` is refused.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
@@ -19,7 +20,7 @@ pub(super) struct Waiting {
     /// The process it belongs to.
     pub(super) item: ItemName,
     /// The definition it started with.
-    pub(super) definition: String,
+    pub(super) definition: Arc<str>,
     /// Opaque to the engine.
     pub(super) bytes: Bytes,
     /// Requests whose responses it waits for, by its own numbers.
@@ -34,7 +35,7 @@ pub(super) struct Waiting {
 struct Line {
     v: u32,
     item: ItemName,
-    definition: String,
+    definition: Arc<str>,
     calls: Vec<(u64, MessageId)>,
     timers: Vec<(u64, Timestamp)>,
     replied: bool,

@@ -68,7 +68,7 @@ impl Driver {
     }
 
     pub(super) fn definition_of(&mut self, hash: &str) -> Result<Arc<Definition>, Fault> {
-        if self.definition().hash == hash {
+        if &*self.definition().hash == hash {
             return Ok(self.definition().clone());
         }
         if let Some(known) = self.definitions.get(hash) {
@@ -77,7 +77,7 @@ impl Driver {
         let kept = self.core.store.get(KeepFamily::Definition, hash);
         let lost =
             || Fault::new("script", "definition", "the definition it started with is not in the store");
-        let definition = Arc::new(Definition { hash: hash.to_owned(), bytes: kept.ok_or_else(lost)? });
+        let definition = Arc::new(Definition { hash: hash.into(), bytes: kept.ok_or_else(lost)? });
         self.definitions.insert(hash.to_owned(), definition.clone());
         Ok(definition)
     }

@@ -220,7 +220,7 @@ fn close(driver: &Driver, draft: &mut Draft<'_>, subject: &mut Subject, next: &N
             if !subject.kept && driver.core.store.get(KeepFamily::Definition, hash).is_none() {
                 let bytes = driver.definition().bytes.clone();
                 draft.bytes += bytes.len() as u64;
-                draft.ops.push(Op::Keep(KeepFamily::Definition, hash.clone(), Some(bytes)));
+                draft.ops.push(Op::Keep(KeepFamily::Definition, hash.to_string(), Some(bytes)));
             }
             let kept = subject.waiting.encode();
             draft.bytes += kept.len() as u64;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use septet_engine::fault::Fault;
@@ -84,6 +85,8 @@ pub(super) struct Answers {
     runtime: Runtime,
     /// Starts at the time of the start in microseconds: ids differ over restarts, too.
     next: AtomicU64,
+    /// The last second, and how MSH-7 writes it: made once a second, not once a message.
+    second: Mutex<(i64, Arc<str>)>,
 }
 
 /// What one message of a batch is told.
@@ -96,7 +99,8 @@ pub(super) struct ChildAnswer<'a> {
 impl Answers {
     pub(super) fn new(runtime: Runtime) -> Self {
         let start = u64::try_from(runtime.clock.now().as_microsecond()).unwrap_or(0);
-        Answers { runtime, next: AtomicU64::new(start) }
+        let second = Mutex::new((i64::MIN, Arc::default()));
+        Answers { runtime, next: AtomicU64::new(start), second }
     }
 
     /// The answer to `original`; to bytes without a readable header where it is `None`.
@@ -137,9 +141,14 @@ impl Answers {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
-    fn timestamp(&self) -> String {
-        let now = self.runtime.clock.now().to_zoned(self.runtime.timezone.clone());
-        now.strftime("%Y%m%d%H%M%S%z").to_string()
+    fn timestamp(&self) -> Arc<str> {
+        let now = self.runtime.clock.now();
+        let mut second = self.second.lock().unwrap_or_else(PoisonError::into_inner);
+        if second.0 != now.as_second() {
+            let zoned = now.to_zoned(self.runtime.timezone.clone());
+            *second = (now.as_second(), zoned.strftime("%Y%m%d%H%M%S%z").to_string().into());
+        }
+        second.1.clone()
     }
 }
 

@@ -83,7 +83,7 @@ fn operation(facts: Facts) -> Option<Built> {
 }
 
 fn process(facts: Facts) -> Option<Built> {
-    let definition = Arc::new(Definition { hash: String::new(), bytes: Bytes::new() });
+    let definition = Arc::new(Definition { hash: "".into(), bytes: Bytes::new() });
     Some(Built { factory: Factory::Process(ProcessHost::Inline(Arc::new(Nothing), definition)), facts })
 }
 

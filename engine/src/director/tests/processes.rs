@@ -107,7 +107,7 @@ async fn a_call_waits_and_resumes_after_restart() {
 
 /// Sends the hash of the definition it runs when its call has come back.
 fn tells_its_definition(hash: &str) -> Factory {
-    let definition = Definition { hash: hash.to_owned(), bytes: Bytes::from(format!("flow {hash}")) };
+    let definition = Definition { hash: hash.into(), bytes: Bytes::from(format!("flow {hash}")) };
     inline_as(&Arc::new(definition), |job| match &job.input {
         Input::Request => done(vec![call("out")], wait("called")),
         _ => {
