@@ -32,6 +32,11 @@ impl Durable {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether anybody waits for a later one.
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiters().by_sequence.is_empty()
+    }
+
     /// Everything up to `sequence` has been synced. Wakes whoever waited for it.
     pub(super) fn advance(&self, sequence: u64) {
         self.synced.fetch_max(sequence, Ordering::AcqRel);

@@ -9,9 +9,9 @@
 //!   reads, goes on.
 //! - **No space is no failure**: nothing of the batch has been synced or promised, so the writer cuts the
 //!   file back to the last whole frame and writes the same bytes again, once per `pace`, until they fit.
-//! - **Linger**: when the last sync took over a millisecond and the batch before held several transactions,
-//!   a fifth of that sync (at most 200 µs) is spent waiting for company. Fast disks never linger.
+//! - **Company** is waited for where it is worth it: see `gather`.
 
+mod gather;
 mod roll;
 
 use std::io::{self, ErrorKind, IoSlice};
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
+use self::gather::Gathered;
 pub(super) use self::roll::encode_end;
 use self::roll::{create_segment, left_over, prepare_size, take_reserve};
 use super::Permit;
@@ -40,10 +41,6 @@ use super::spine::Spot;
 use crate::files::{self, File, Files, Lock};
 use crate::id::BodyId;
 
-/// At most this many transactions in a batch.
-const MOST_TRANSACTIONS: usize = 1024;
-/// At most about this many bytes of bodies in a batch.
-const MOST_BYTES: usize = 8 << 20;
 /// A preallocated file that will be the next segment.
 pub(super) const PREPARED: &str = "prepared";
 /// Room that is kept for a segment which the disk has no room for: for completions, and for a start on a full disk.
@@ -148,6 +145,10 @@ pub(super) struct Writer {
     located: Vec<Located>,
     last_sync: Duration,
     last_batch: usize,
+    /// How many new messages were in the last batch.
+    last_new: usize,
+    /// How many batches in a row nobody has waited for.
+    unhurried: u32,
     unseen: u64,
     /// Is told of segments that have ended.
     keeper: Sender<Task>,
@@ -228,6 +229,8 @@ impl Writer {
             located: Vec::new(),
             last_sync: Duration::ZERO,
             last_batch: 0,
+            last_new: 0,
+            unhurried: 0,
             unseen: 0,
             keeper,
         };
@@ -293,46 +296,14 @@ impl Writer {
         first: Job,
         jobs: &Receiver<Job>,
     ) -> Result<Option<oneshot::Sender<Result<(), StoreFailed>>>, Stop> {
-        let mut commits: Vec<Commit> = Vec::new();
-        let mut held: Vec<Permit> = Vec::new();
-        let mut bytes = 0;
-        let mut close = None;
-        let most_bytes = MOST_BYTES.min(usize::try_from(self.segment_size).unwrap_or(MOST_BYTES));
-        let linger = self.linger();
-        let mut next = Some(first);
-        while let Some(job) = next.take() {
-            match job {
-                Job::Commit(commit, permit) => {
-                    bytes += size(&commit);
-                    commits.push(commit);
-                    held.push(permit);
-                }
-                Job::Ids => {}
-                Job::Close(closed) => {
-                    close = Some(closed);
-                    break;
-                }
-            }
-            if commits.len() >= MOST_TRANSACTIONS || bytes >= most_bytes {
-                break;
-            }
-            next = match linger {
-                None => jobs.try_recv().ok(),
-                Some(until) => jobs.recv_deadline(until).ok(),
-            };
-        }
+        let Gathered { commits, held, new, close, .. } = self.gather(first, jobs);
         self.last_batch = commits.len();
+        self.last_new = new;
         self.write(&commits)?;
         drop(commits);
         give_back(held);
         self.prepare();
         Ok(close)
-    }
-
-    /// Until when to wait for more company.
-    fn linger(&self) -> Option<Instant> {
-        let slow = self.last_sync > Duration::from_millis(1) && self.last_batch >= 2;
-        slow.then(|| Instant::now() + (self.last_sync / 5).min(Duration::from_micros(200)))
     }
 
     fn write(&mut self, commits: &[Commit]) -> Result<(), Stop> {
@@ -485,17 +456,6 @@ fn place(located: &Located, segment: u64, start: u64) -> (BodyId, Place) {
         sealed: located.sealed,
     };
     (located.id, place)
-}
-
-/// About how many bytes of bodies and values a transaction brings.
-fn size(commit: &Commit) -> usize {
-    use super::change::Change;
-    let size = |change: &Change| match change {
-        Change::Body(_, body) => body.size(),
-        Change::Keep(_, _, Some(value)) => value.len(),
-        _ => 0,
-    };
-    commit.changes.iter().map(size).sum()
 }
 
 /// Gives the permits of a batch back, each share's at once.

@@ -136,7 +136,7 @@ use crate::vault::Vault;
 pub struct Permit {
     held: Option<Held>,
     /// New messages: their bytes on the disk.
-    _admitted: Option<Admitted>,
+    admitted: Option<Admitted>,
 }
 
 /// The store of one production. Cheap to clone.
@@ -242,7 +242,7 @@ impl Store {
                 Some(admitted.ok_or(Unavailable::Full)?)
             }
         };
-        Ok(Permit { held: Some(held), _admitted: admitted })
+        Ok(Permit { held: Some(held), admitted })
     }
 
     /// Commits in memory and hands over to the writer; see the module's invariants.
@@ -348,7 +348,7 @@ impl Store {
             None => Permit::default(),
             Some(_) => match shared.completion.try_reserve(0) {
                 None => return shared.drop_event(),
-                held => Permit { held, _admitted: None },
+                held => Permit { held, admitted: None },
             },
         };
         // A transaction without guards has nothing to conflict with.
