@@ -244,7 +244,12 @@ async fn load(port: u16, receiver: &Arc<Receiver>, length: Duration) -> Run {
                     }
                     put(&mut out, number_at, 8, number);
                     // Every patient belongs to one connection, so that its order is known.
-                    put(&mut out, patient_at, 5, (number % (PATIENTS / CONNECTIONS)) * CONNECTIONS + connection);
+                    put(
+                        &mut out,
+                        patient_at,
+                        5,
+                        (number % (PATIENTS / CONNECTIONS)) * CONNECTIONS + connection,
+                    );
                     stream.write_all(&out).await.expect("the service reads");
                     let answer =
                         frame(&mut stream, &mut buffer).await.expect("the service answers").expect("an ack");
@@ -369,7 +374,12 @@ async fn relay_run(port: u16, process: &Process, receiver: &Arc<Receiver>, lengt
     let run = load(port, receiver, length).await;
     print("bare ack-and-forward relay", &run);
     let cpu = usage(process.0.id()).0 - before;
-    println!("{:<26} CPU a message: relay {:.1} µs, load {:.1} µs", "", each(cpu, &run), each(run.load_cpu, &run));
+    println!(
+        "{:<26} CPU a message: relay {:.1} µs, load {:.1} µs",
+        "",
+        each(cpu, &run),
+        each(run.load_cpu, &run)
+    );
     run.rate
 }
 

@@ -41,6 +41,12 @@ pub trait File: Send + Sync + fmt::Debug {
     fn length(&self) -> io::Result<u64>;
     /// Reads up to `buffer.len()` bytes.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Fills `buffer` if the system has these bytes in memory, without ever waiting for the disk; `false` where it
+    /// has not, or cannot tell.
+    fn read_cached(&self, buffer: &mut [u8], offset: u64) -> bool {
+        let _ = (buffer, offset);
+        false
+    }
     /// Writes some of these bytes and says how many.
     fn write_at(&self, bytes: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
     /// Makes what was written, and the length, durable.
@@ -238,6 +244,14 @@ impl File for SystemFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.0.read_at(buffer, offset)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn read_cached(&self, buffer: &mut [u8], offset: u64) -> bool {
+        use rustix::io::{ReadWriteFlags, preadv2};
+        let length = buffer.len();
+        let read = preadv2(&self.0, &mut [io::IoSliceMut::new(buffer)], offset, ReadWriteFlags::NOWAIT);
+        read == Ok(length)
     }
 
     fn write_at(&self, bytes: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {

@@ -154,7 +154,15 @@ struct Reply {
 
 impl MllpOperation {
     fn new(settings: Arc<Settings>, runtime: Runtime, item: ItemName) -> Self {
-        MllpOperation { settings, runtime, item, connection: None, tls: None, one_shot: false, patience: Patience::default() }
+        MllpOperation {
+            settings,
+            runtime,
+            item,
+            connection: None,
+            tls: None,
+            one_shot: false,
+            patience: Patience::default(),
+        }
     }
 }
 

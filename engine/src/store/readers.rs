@@ -12,6 +12,8 @@ use crate::files::{self, File, Files};
 
 /// How many segments are kept open.
 const OPEN: usize = 32;
+/// Bodies up to this size are copied and checked where they are asked for.
+const AT_ONCE: usize = 64 * 1024;
 
 /// Open segments, the last used at the back.
 #[derive(Debug)]
@@ -76,6 +78,19 @@ impl Readers {
     /// `FILE:OFFSET`, for people.
     pub(super) fn name(&self, place: &Place) -> String {
         format!("{}:{}", segment::path(&self.folder, place.segment).display(), place.offset)
+    }
+
+    /// The bytes at a place, if the system has them in memory: a hop to a thread that may wait would cost several
+    /// times the read. Whatever is odd about them is left to [`Readers::read`].
+    pub(super) fn read_cached(&self, place: &Place) -> Option<Vec<u8>> {
+        let length = usize::try_from(place.length).ok().filter(|length| *length <= AT_ONCE)?;
+        let file = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.iter().find(|(number, _)| *number == place.segment)?.1.clone()
+        };
+        let mut bytes = vec![0; length];
+        let whole = file.read_cached(&mut bytes, place.offset) && crc32fast::hash(&bytes) == place.crc;
+        whole.then_some(bytes)
     }
 
     /// The bytes at a place.

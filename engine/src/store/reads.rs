@@ -75,6 +75,10 @@ impl Store {
             Some(Found::Absent(absent)) => Some(absent),
             None => None,
         };
+        if let Some(body) = absent.as_ref().and_then(|absent| self.body_at_hand(absent)) {
+            self.0.shared.bodies.keep(id, &body);
+            return Ok(body);
+        }
         let store = self.clone();
         let read = tokio::task::spawn_blocking(move || {
             let absent = absent.or_else(|| store.indexed_body(id)).ok_or(ReadError::Gone(id))?;
@@ -95,6 +99,14 @@ impl Store {
         let embedded = self.0.embedded.as_ref()?;
         let row = self.readable(embedded.index.body(id)).flatten()?;
         Some(Absent { place: row.place, kind: Arc::new(row.kind) })
+    }
+
+    /// A body that can be read without waiting for the disk.
+    fn body_at_hand(&self, absent: &Absent) -> Option<Body> {
+        let embedded = self.0.embedded.as_ref()?;
+        let stored = embedded.readers.read_cached(&absent.place)?;
+        let bytes = record::open_body(stored, absent.place.sealed, &self.0.shared.vault).ok()?;
+        Some(absent.body(bytes))
     }
 
     fn read_body(&self, id: BodyId, absent: &Absent) -> Result<Body, ReadError> {

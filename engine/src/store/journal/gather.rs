@@ -30,6 +30,7 @@ const COMPANY: Duration = Duration::from_micros(500);
 const UNHURRIED: u32 = 4;
 /// How long the writer sleeps before it looks again who has come.
 const NAP: Duration = Duration::from_micros(100);
+
 /// A batch that is being put together.
 #[derive(Default)]
 pub(super) struct Gathered {
