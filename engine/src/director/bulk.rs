@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::director::selection::{Ids, Refusals, walk};
+use crate::director::selection::{Ids, Refusals, Walk};
 use crate::director::{ControlError, Engine};
 use crate::header::Status;
 use crate::id::MessageId;
@@ -44,14 +44,11 @@ impl Engine {
             return Ok(BulkReport::default());
         }
         let filter = MessageFilter { status: vec![Status::Suspended], ..filter.clone() };
-        let mut ids = Ids::default();
-        let mut page_ids = Vec::new();
-        walk(self.core(), &filter, |page| {
-            page_ids.clear();
-            page_ids.extend(page.iter().map(|header| header.id));
-            ids.push(&page_ids);
-        })
-        .await?;
+        let (mut ids, mut walk) = (Ids::default(), Walk::default());
+        // What is suspended is always in memory: these pages are never behind.
+        while let Some((page, _)) = walk.next(self.core(), &filter).await? {
+            ids.push(&page.iter().map(|header| header.id).collect::<Vec<_>>());
+        }
         if dry_run {
             return Ok(BulkReport { selected: ids.len(), ..BulkReport::default() });
         }

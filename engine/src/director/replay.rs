@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::SharedClock;
 use crate::director::control::{NO_BODY, PURGED, by};
 use crate::director::core::lock;
-use crate::director::selection::{Ids, Refusals, walk};
+use crate::director::selection::{Ids, Refusals, Walk};
 use crate::director::{ControlError, Engine, ProductionState};
 use crate::event::{Level, NewEvent};
 use crate::header::{Header, Kind, Status};
@@ -227,6 +227,24 @@ struct Preflight {
     lookups: u64,
 }
 
+impl Preflight {
+    /// Looks at a page that is older than all before.
+    fn look(&mut self, engine: &Engine, page: &[Header], target: Option<&str>) {
+        self.selected += page.len() as u64;
+        let mut ids = Vec::with_capacity(page.len());
+        for header in page {
+            match engine.blocked(header, target) {
+                Err(reason) => self.blocked.older(header.id, reason),
+                Ok(target) => {
+                    ids.push(header.id);
+                    self.duplicates += u64::from(engine.has_it(header, &target, &mut self.lookups));
+                }
+            }
+        }
+        self.ids.push(&ids);
+    }
+}
+
 impl Engine {
     /// Checks what an order selects and, unless it is a dry run, starts it. The start is durable when this
     /// returns; the replay goes on when the caller goes away.
@@ -284,23 +302,21 @@ impl Engine {
     }
 
     async fn preflight(&self, order: &Order) -> Result<Preflight, ControlError> {
-        let mut found = Preflight::default();
-        let mut page_ids = Vec::new();
-        walk(self.core(), &order.filter, |page| {
-            found.selected += page.len() as u64;
-            page_ids.clear();
-            for header in page {
-                match self.blocked(header, order.target.as_deref()) {
-                    Err(reason) => found.blocked.older(header.id, reason),
-                    Ok(target) => {
-                        page_ids.push(header.id);
-                        found.duplicates += u64::from(self.has_it(header, &target, &mut found.lookups));
-                    }
-                }
+        let (mut found, mut walk) = (Preflight::default(), Walk::default());
+        while let Some((page, lag_ms)) = walk.next(self.core(), &order.filter).await? {
+            if lag_ms > 0 {
+                let text =
+                    "the index is being made again: not everything that the filter selects is known yet";
+                return Err(ControlError::Unavailable(text.to_owned()));
             }
-            found.ids.push(&page_ids);
-        })
-        .await?;
+            let (engine, target) = (self.clone(), order.target.clone());
+            // Sessions that are not in memory are read from the disk.
+            let looked = tokio::task::spawn_blocking(move || {
+                found.look(&engine, &page, target.as_deref());
+                found
+            });
+            found = looked.await.map_err(|failed| ControlError::Unavailable(failed.to_string()))?;
+        }
         Ok(found)
     }
 

@@ -16,21 +16,26 @@ const LISTED: usize = 1000;
 
 /// Walks everything that a filter selects, newest first, a page in memory at a time. What is created after
 /// the beginning is not part of it.
-pub(super) async fn walk(
-    core: &Core,
-    filter: &MessageFilter,
-    mut look: impl FnMut(&[Header]),
-) -> Result<(), ControlError> {
-    let unreadable = |error: ReadError| ControlError::Unavailable(error.to_string());
-    let mut before = None;
-    loop {
-        let page = core.store.search(filter, before, PAGE).await.map_err(unreadable)?;
-        look(&page.entries);
-        match page.next {
-            Some(next) => before = Some(next),
-            None => return Ok(()),
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    before: Option<u64>,
+    ended: bool,
+}
+
+impl Walk {
+    /// The next page, and by how many milliseconds it may be behind; `None` at the end.
+    pub(super) async fn next(
+        &mut self,
+        core: &Core,
+        filter: &MessageFilter,
+    ) -> Result<Option<(Vec<Header>, u64)>, ControlError> {
+        if self.ended {
+            return Ok(None);
         }
-        tokio::task::yield_now().await;
+        let page = core.store.search(filter, self.before, PAGE).await;
+        let page = page.map_err(|error: ReadError| ControlError::Unavailable(error.to_string()))?;
+        (self.before, self.ended) = (page.next, page.next.is_none());
+        Ok(Some((page.entries, page.lag_ms)))
     }
 }
 

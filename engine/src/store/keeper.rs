@@ -29,7 +29,7 @@ use crate::event::{Level, NewEvent};
 use crate::files::{Files, Lock};
 
 /// So many rows in memory make a part file.
-pub(super) const PART: usize = 16 * 1024;
+pub(super) const PART: usize = if cfg!(test) { 48 } else { 16 * 1024 };
 /// How many rows are copied or dropped under one lock.
 const STEP: usize = 1024;
 /// A checkpoint is due when the journal has grown by this multiple of the last one.

@@ -26,19 +26,22 @@ impl Store {
     /// One header. One that is not in memory is read from the disk.
     pub fn header(&self, id: MessageId) -> Option<Header> {
         let recent = self.state().header(id);
-        recent.or_else(|| {
+        let found = recent.or_else(|| {
             let found = self.0.embedded.as_ref()?.index.header(id, &mut Memory(&self.0.shared));
             self.readable(found).flatten()
-        })
+        });
+        // It may have come back into memory meanwhile.
+        found.or_else(|| self.state().header(id))
     }
 
     /// The headers of a session in order of their ids; those that are not in memory are read from the disk.
     pub fn session(&self, id: SessionId) -> Vec<Header> {
         let recent = self.state().session(id);
-        match self.indexed_session(id) {
-            None => recent,
-            Some((headers, _)) => merged(recent, headers, |header| header.id.0),
-        }
+        let Some((headers, _)) = self.indexed_session(id) else { return recent };
+        // What came back into memory meanwhile was not counted by the index.
+        let mut now = self.state().session(id);
+        now.extend(recent);
+        merged(now, headers, |header| header.id.0)
     }
 
     /// The events of a session, oldest first; those that are not in memory are read from the disk.
@@ -182,20 +185,15 @@ impl Store {
     }
 
     /// The newest headers that match. Memory is looked at first: what leaves it meanwhile is in the index.
+    /// What comes back meanwhile is in neither, then memory is looked at again.
     fn search_headers(
         &self,
         filter: &MessageFilter,
         before: Option<u64>,
         wanted: usize,
     ) -> Result<Vec<Header>, ReadError> {
-        let compiled = Compiled::new(filter, &self.state());
-        let mut recent = Vec::new();
-        let mut below = Some(before.unwrap_or(u64::MAX));
-        while let Some(from) = below.filter(|_| recent.len() < wanted) {
-            let (found, rest) = compiled.step(&self.state(), from, wanted - recent.len());
-            recent.extend(found);
-            below = rest;
-        }
+        let came_back = self.state().came_back;
+        let mut recent = self.headers_in_memory(filter, before, wanted);
         let Some(embedded) = &self.0.embedded else { return Ok(recent) };
         let mut cursor = embedded.index.messages(filter, before);
         let mut older = Vec::new();
@@ -207,7 +205,24 @@ impl Store {
                 break;
             }
         }
+        if self.state().came_back != came_back {
+            let mut now = self.headers_in_memory(filter, before, wanted);
+            now.append(&mut recent);
+            recent = now;
+        }
         Ok(newest(recent, older, wanted, |header| header.id.0))
+    }
+
+    fn headers_in_memory(&self, filter: &MessageFilter, before: Option<u64>, wanted: usize) -> Vec<Header> {
+        let compiled = Compiled::new(filter, &self.state());
+        let mut recent = Vec::new();
+        let mut below = Some(before.unwrap_or(u64::MAX));
+        while let Some(from) = below.filter(|_| recent.len() < wanted) {
+            let (found, rest) = compiled.step(&self.state(), from, wanted - recent.len());
+            recent.extend(found);
+            below = rest;
+        }
+        recent
     }
 
     /// For how long the index has been incomplete.

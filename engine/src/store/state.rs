@@ -61,6 +61,8 @@ pub(super) struct State {
     unplaced: VecDeque<(u64, u32, u64, u64)>,
     /// Items whose window runs low while messages wait beyond it.
     pub(super) low: BTreeSet<u32>,
+    /// How many headers have come back into memory so far.
+    pub(super) came_back: u64,
     /// How many entries a queue schedules; what is born beyond them waits in the spine. Without a journal
     /// to read them back from, all.
     window: Option<usize>,

@@ -9,6 +9,7 @@ use crate::director::exchange::Draft;
 use crate::director::selection::Ids;
 use crate::director::{ControlError, Engine};
 use crate::event::Level;
+use crate::header::Header;
 use crate::host::{Keep as _, KeepFamily};
 use crate::id::MessageId;
 use crate::store::{Class, Op, StoreFailed, Transaction, Unavailable};
@@ -141,11 +142,21 @@ impl Engine {
         batch: &[MessageId],
         handle: &Handle,
     ) -> Result<bool, ControlError> {
+        let (engine, ids) = (self.clone(), batch.to_vec());
+        // Old headers are read from the disk.
+        let headers = tokio::task::spawn_blocking(move || {
+            ids.into_iter().map(|id| (id, engine.header(id))).collect::<Vec<_>>()
+        });
+        let headers = headers.await.map_err(|failed| ControlError::Unavailable(failed.to_string()))?;
         loop {
             let mut draft = Draft::new(self.core());
             let mut next = replay.clone();
-            for id in batch {
-                match self.send_one(&mut draft, *id, replay).await {
+            for (id, header) in &headers {
+                let sent = match header {
+                    Ok(original) => self.send_one(&mut draft, original, replay).await,
+                    Err(error) => Err(error.clone()),
+                };
+                match sent {
                     Ok(()) => next.sent += 1,
                     // It was purged or its target went away since the check: say so, and go on.
                     Err(error) => {
@@ -175,13 +186,12 @@ impl Engine {
     async fn send_one(
         &self,
         draft: &mut Draft<'_>,
-        id: MessageId,
+        original: &Header,
         replay: &Replay,
     ) -> Result<(), ControlError> {
-        let original = self.header(id)?;
-        let target = self.target_of(&original, replay.target.as_deref())?;
-        let placed = self.stored(&original).await.map_err(ControlError::NotAllowed)?;
-        again(draft, &original, &target, &placed, replay.who.as_deref());
+        let target = self.target_of(original, replay.target.as_deref())?;
+        let placed = self.stored(original).await.map_err(ControlError::NotAllowed)?;
+        again(draft, original, &target, &placed, replay.who.as_deref());
         Ok(())
     }
 

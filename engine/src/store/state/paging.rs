@@ -195,6 +195,7 @@ impl State {
         }
         let row = Row::new(header, sequence, &mut self.names);
         self.keep_row(reference.id, row);
+        self.came_back += 1;
     }
 
     /// The page's messages, now in memory, move into their queue's window. Gives those that are not in

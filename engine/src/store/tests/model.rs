@@ -130,6 +130,7 @@ struct World {
 fn open(files: &SimFiles, clock: &Arc<ManualClock>) -> Store {
     let options = Options {
         segment_size: 8 << 10,
+        window: 4,
         memory: 16 << 10,
         min_free: Some(0),
         pace: Duration::from_millis(1),
@@ -159,7 +160,7 @@ impl World {
     async fn step(&mut self, step: &Step) {
         match *step {
             Step::Receive { source, targets, size } => self.receive(source, targets, size).await,
-            Step::Take(target) => self.take(TARGETS[usize::from(target) % 2]),
+            Step::Take(target) => self.take(TARGETS[usize::from(target) % 2]).await,
             Step::Finish { target, to, respond } => {
                 self.finish(TARGETS[usize::from(target) % 2], ENDS[usize::from(to) % 5], respond).await;
             }
@@ -210,12 +211,19 @@ impl World {
         Op::Header(Box::new(header))
     }
 
-    fn take(&mut self, target: &'static str) {
-        let taken = self.store.take(&item(target), Lanes::Requests, 2);
+    async fn take(&mut self, target: &'static str) {
         let expected = match self.in_flight.contains_key(target) {
             true => None,
             false => self.model.next(target),
         };
+        let ready = self.store.ready(&item(target));
+        let mut taken = self.store.take(&item(target), Lanes::Requests, 2);
+        while taken.is_empty() && expected.is_some() {
+            // It waits beyond the window, and is on its way.
+            let notified = tokio::time::timeout(Duration::from_secs(10), ready.notified()).await;
+            notified.unwrap_or_else(|_| panic!("{expected:?} never came into the window of {target}"));
+            taken = self.store.take(&item(target), Lanes::Requests, 2);
+        }
         assert_eq!(taken.iter().map(|taken| taken.header.id).next(), expected, "the next of {target}");
         assert!(taken.len() < 2);
         if let Some(delivery) = taken.first() {
@@ -463,7 +471,16 @@ impl World {
                 }
             }
         }
+        self.complete().await;
         self.agree().await;
+    }
+
+    /// Waits for the index, which is made again where it was deleted.
+    async fn complete(&self) {
+        let nothing = MessageFilter { session: Some(SessionId(u64::MAX >> 12)), ..MessageFilter::default() };
+        while self.store.search(&nothing, None, 1).await.unwrap().lag_ms > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
