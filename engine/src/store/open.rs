@@ -267,6 +267,8 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     let journal = journal.map_err(|error| OpenError::io(&folder, error))?;
     let pager =
         Pager::start(shared.clone(), readers.clone()).map_err(|error| OpenError::io(&folder, error))?;
+    // A window may have been low when the last process ended.
+    pager.call();
     let keeper = KeeperThread::start(keeper, line, lock).map_err(|error| OpenError::io(&folder, error))?;
     let embedded = Embedded { journal, pager, keeper, disk, readers, index };
     let store = Store(Arc::new(Inner { shared, embedded: Some(embedded) }));

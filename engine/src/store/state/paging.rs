@@ -205,6 +205,14 @@ impl State {
         let window = self.window();
         let item = item(&mut self.items, page.item);
         for reference in &page.references {
+            if reference.frame.is_none()
+                && item.spine.holds(reference.position)
+                && !self.rows.contains_key(&reference.id)
+            {
+                // It was in memory when the page was made and has left it since: it has a frame now, and comes
+                // with the next page. Nothing behind it may go first.
+                break;
+            }
             if !item.spine.remove(reference.position) {
                 continue;
             }
