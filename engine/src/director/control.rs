@@ -1,18 +1,22 @@
 //! What operators do to single messages: resend, resume, discard. Everything here answers after
 //! durability, and refuses rather than guesses. For many at once see `replay` and `bulk`.
 
+use jiff::{SignedDuration, Timestamp};
+
 use crate::body::Body;
 use crate::director::core::Core;
 use crate::director::engine::Engine;
 use crate::director::exchange::{Draft, Leg, Placed};
-use crate::director::{ControlError, Resent};
+use crate::director::{ControlError, Resent, retention};
 use crate::event::{Level, NewEvent};
 use crate::fault::Fault;
 use crate::header::{Header, Kind, ReplyTo, Status};
 use crate::host::KeepFamily;
 use crate::id::{ItemName, MessageId};
 use crate::registry::ItemKind;
-use crate::store::{Class, Committed, Conflict, Guard, Op, ReadError, Transition, Unavailable};
+use crate::store::{
+    Class, Committed, Conflict, Guard, Op, Purge, PurgeError, Purged, ReadError, Transition, Unavailable,
+};
 
 /// Why a message cannot be sent again.
 pub(super) const NO_BODY: &str = "it has no body";
@@ -31,6 +35,24 @@ pub(super) fn refused(conflict: Conflict) -> ControlError {
 }
 
 impl Engine {
+    /// Drops sessions whose last activity is before a moment, now; counts only, with `dry_run`.
+    pub async fn purge(
+        &self,
+        before: Timestamp,
+        dry_run: bool,
+        who: Option<&str>,
+    ) -> Result<Purged, PurgeError> {
+        let core = self.core();
+        let kept = core.directory().plan.store.audit_retention;
+        let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
+        let audit_before = core.store.clock().now().checked_sub(kept).unwrap_or(Timestamp::MIN);
+        let purged = core.store.purge(Purge { before, audit_before, dry_run, down_to: None }).await?;
+        if !dry_run {
+            retention::report(&core.store, purged, who);
+        }
+        Ok(purged)
+    }
+
     pub(super) fn core(&self) -> &Core {
         &self.0.core
     }

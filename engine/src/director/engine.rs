@@ -14,7 +14,7 @@ use crate::director::core::Core;
 use crate::director::items::{Control, Item};
 use crate::director::lanes::Lanes;
 use crate::director::replay::Replays;
-use crate::director::{ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError};
+use crate::director::{retention, ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError};
 use crate::director::{orphans, watch};
 use crate::host::{Keep, KeepFamily};
 use crate::id::ItemName;
@@ -75,6 +75,8 @@ impl Engine {
         engine.spawn(&routed.collect::<Vec<_>>(), HashMap::new()).await;
         let (core, started, stop) = (engine.0.core.clone(), engine.0.started, engine.0.watching.clone());
         tokio::spawn(async move { watch::watch(&core, started, stop).await });
+        let (core, stop) = (engine.0.core.clone(), engine.0.watching.clone());
+        tokio::spawn(async move { retention::keep(&core, stop).await });
         engine.0.state.send_replace(ProductionState::Running);
         Ok(engine)
     }

@@ -35,6 +35,7 @@ mod outcome;
 mod process;
 mod reload;
 mod replay;
+mod retention;
 mod run;
 mod selection;
 mod verdict;

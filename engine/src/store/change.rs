@@ -37,6 +37,10 @@ pub(super) enum Change {
     Event(Box<Event>),
     /// A kept value in clear, or its removal.
     Keep(KeepFamily, String, Option<Bytes>),
+    /// A header as it stands, written again because the segment that has it is about to be dropped.
+    Carried(Box<Header>),
+    /// Expired sessions, of which segments up to this one may still have rows.
+    Expired(u64, Vec<u64>),
 }
 
 /// A settled transition.

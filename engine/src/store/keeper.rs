@@ -44,8 +44,8 @@ pub(super) enum Task {
     Sealed(u64, u64),
     /// Much has gathered.
     Relieve,
-    /// Write a checkpoint now, and say whether the segments before the one given need no reading any more.
-    Checkpoint(oneshot::Sender<Result<u64, String>>),
+    /// Say before which segment nothing is needed to recover, also from the older checkpoint.
+    Covered(oneshot::Sender<u64>),
     /// Finish, with a checkpoint.
     Close(oneshot::Sender<()>),
 }
@@ -339,10 +339,8 @@ impl Keeper {
                         self.relieve();
                     }
                 }
-                Ok(Task::Checkpoint(done)) => {
-                    let result = self.checkpoint();
-                    let first = self.checkpoints.first().copied().unwrap_or(0);
-                    let _ = done.send(result.map(|()| first));
+                Ok(Task::Covered(done)) => {
+                    let _ = done.send(self.checkpoints.first().copied().unwrap_or(0));
                 }
                 Ok(Task::Close(done)) => {
                     // Whatever was sealed before this has been told before it.

@@ -82,6 +82,7 @@ mod open;
 mod overlay;
 mod pager;
 mod permit;
+mod purge;
 mod readers;
 mod reads;
 mod rebuild;
@@ -119,6 +120,7 @@ pub use self::index::{IndexBench, Part};
 use self::journal::{Job, Journal};
 use self::keeper::{KeeperThread, Task};
 pub use self::open::{OpenError, Options};
+pub use self::purge::{Purge, PurgeError, Purged};
 use self::pager::Pager;
 use self::permit::{Held, Share};
 use self::readers::Readers;
@@ -157,6 +159,8 @@ struct Embedded {
     disk: Arc<Disk>,
     readers: Arc<Readers>,
     index: Index,
+    /// One purge at a time.
+    purging: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Store {
@@ -250,32 +254,43 @@ impl Store {
         let shared = &self.0.shared;
         let at = shared.clock.now();
         let mut changes = self.settle(transaction, at);
+        let mut state = shared.state();
+        while let Err(conflict) = state.check(&changes) {
+            drop(state);
+            self.bring_back(conflict)?;
+            state = shared.state();
+        }
+        state.place(&mut changes);
+        let changes = changes.into_iter().map(|settling| settling.change).collect();
+        Ok(self.commit(state, permit, at, changes))
+    }
+
+    /// Applies settled changes and hands them to the writer, under the lock that settled them.
+    fn commit(
+        &self,
+        mut state: MutexGuard<'_, State>,
+        permit: Permit,
+        at: Timestamp,
+        changes: Vec<Change>,
+    ) -> Committed {
+        let shared = &self.0.shared;
         let mut touched = Touched::new();
-        let (sequence, low, full) = {
-            let mut state = shared.state();
-            while let Err(conflict) = state.check(&changes) {
-                drop(state);
-                self.bring_back(conflict)?;
-                state = shared.state();
+        let commit = Commit { sequence: state.sequence + 1, at, changes };
+        for change in &commit.changes {
+            if let Change::Body(id, body) = change {
+                shared.bodies.add(*id, body);
             }
-            state.place(&mut changes);
-            let changes = changes.into_iter().map(|settling| settling.change).collect();
-            let commit = Commit { sequence: state.sequence + 1, at, changes };
-            for change in &commit.changes {
-                if let Change::Body(id, body) = change {
-                    shared.bodies.add(*id, body);
-                }
-            }
-            state.apply(&commit, &mut touched);
-            let sequence = commit.sequence;
-            match &self.0.embedded {
-                Some(embedded) => embedded.journal.send(Job::Commit(commit, permit)),
-                None => shared.durable.advance(sequence),
-            }
-            let full = !state.called && state.fresh.waiting() >= keeper::PART;
-            state.called |= full;
-            (sequence, !state.low.is_empty(), full)
-        };
+        }
+        state.apply(&commit, &mut touched);
+        let sequence = commit.sequence;
+        match &self.0.embedded {
+            Some(embedded) => embedded.journal.send(Job::Commit(commit, permit)),
+            None => shared.durable.advance(sequence),
+        }
+        let full = !state.called && state.fresh.waiting() >= keeper::PART;
+        state.called |= full;
+        let low = !state.low.is_empty();
+        drop(state);
         for ready in touched {
             ready.notify_one();
         }
@@ -287,7 +302,7 @@ impl Store {
                 shared.state().called = false;
             }
         }
-        Ok(Committed { sequence })
+        Committed { sequence }
     }
 
     /// What was not in memory may wait beyond its queue's window: then it is read back, and the check can be

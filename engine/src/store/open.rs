@@ -186,6 +186,12 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
         place: path.join("index").display().to_string(),
         text: error.to_string(),
     })?;
+    // Left where a crash came between dropping a segment and its index file.
+    let first = segments.first().copied().unwrap_or(0);
+    let orphans: Vec<_> =
+        index.files().iter().filter(|file| file.meta().coverage.segment < first).cloned().collect();
+    index.replace(&orphans, Vec::new());
+    drop(orphans);
     for error in refused {
         tracing::warn!(%error, "an index file cannot be used and will be made again");
     }
@@ -270,7 +276,8 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     // A window may have been low when the last process ended.
     pager.call();
     let keeper = KeeperThread::start(keeper, line, lock).map_err(|error| OpenError::io(&folder, error))?;
-    let embedded = Embedded { journal, pager, keeper, disk, readers, index };
+    let purging = tokio::sync::Mutex::default();
+    let embedded = Embedded { journal, pager, keeper, disk, readers, index, purging };
     let store = Store(Arc::new(Inner { shared, embedded: Some(embedded) }));
     for path in unreadable {
         tracing::error!(name: "store.corrupt", path = %path.display(), "store.corrupt: a checkpoint cannot be read");

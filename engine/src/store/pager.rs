@@ -66,7 +66,7 @@ fn collect(
     record::decode(payload, u64::from(spot.segment), FRAME, vault, |entry| {
         let Entry::Commit(commit, _) = entry else { return };
         for change in commit.changes {
-            if let Change::Header(header) = change
+            if let Change::Header(header) | Change::Carried(header) = change
                 && ids.contains(&header.id.0)
             {
                 found.insert(header.id.0, (*header, commit.sequence));

@@ -2,7 +2,7 @@
 //! open.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bodies::Place;
@@ -37,6 +37,21 @@ impl Readers {
     /// Over a folder of segments that begin their CRCs with this salt.
     pub(super) fn new(files: Arc<dyn Files>, folder: PathBuf, salt: u32) -> Self {
         Readers { files, folder, salt, open: Mutex::default() }
+    }
+
+    /// The file system.
+    pub(super) fn files(&self) -> &dyn Files {
+        &*self.files
+    }
+
+    /// The folder of segments.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The length of a segment's file.
+    pub(super) fn length(&self, segment: u64) -> std::io::Result<u64> {
+        self.file(segment)?.length()
     }
 
     /// A segment has been dropped: it is read no more.

@@ -112,7 +112,7 @@ impl Store {
         Some(absent.body(bytes))
     }
 
-    fn read_body(&self, id: BodyId, absent: &Absent) -> Result<Body, ReadError> {
+    pub(super) fn read_body(&self, id: BodyId, absent: &Absent) -> Result<Body, ReadError> {
         let Some(embedded) = &self.0.embedded else { return Err(ReadError::Gone(id)) };
         let place = &absent.place;
         let damaged = || self.damaged_body(id, place, &embedded.readers.name(place));

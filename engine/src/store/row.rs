@@ -143,6 +143,11 @@ impl Row {
         self.extra.as_ref().and_then(|extra| extra.next_attempt.time())
     }
 
+    /// When it was created or finished, in microseconds since 1970.
+    pub(super) fn last_activity(&self) -> i64 {
+        self.created.0.max(self.processed.0)
+    }
+
     /// Queued and never tried: the header in the journal says all there is to say.
     pub(super) fn is_as_born(&self) -> bool {
         let untried = |extra: &Extra| {

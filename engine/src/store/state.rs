@@ -173,6 +173,10 @@ impl State {
                     self.fresh.events.push(commit.sequence, event.id.0);
                     self.add_event(event);
                 }
+                Change::Carried(header) => self.carry(header, commit.sequence, touched),
+                Change::Expired(last, sessions) => {
+                    self.dead.extend(sessions.iter().map(|session| (*session, *last)));
+                }
                 Change::Keep(family, key, value) => {
                     let family = self.keep.entry(*family).or_default();
                     match value {
@@ -251,6 +255,40 @@ impl State {
             *self.body_users.entry(row.body_id).or_default() += 1;
         }
         self.rows.insert(id, Box::new(row));
+    }
+
+    /// A header is in a newer segment now: the index will have it there. Nothing is counted again.
+    fn carry(&mut self, header: &Header, sequence: u64, touched: &mut Touched) {
+        let id = header.id.0;
+        if let Some(row) = self.rows.get(&id) {
+            // One that is unfinished, or not in the index yet, is where it should be.
+            let (position, target, body) = (row.position, row.target(), row.body_id);
+            let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
+            if let Some(target) = beyond {
+                self.unplaced.push_back((sequence, target, position, body));
+                self.fresh.spilled.push(sequence, id);
+            }
+            return;
+        }
+        let row = Row::new(header, sequence, &mut self.names);
+        if row.status.is_final() {
+            self.fresh.settled.push(sequence, id);
+            return self.keep_row(id, row);
+        }
+        let (position, target, body) = (row.position, row.target(), row.body_id);
+        let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
+        match beyond {
+            Some(target) => {
+                self.unplaced.push_back((sequence, target, position, body));
+                self.fresh.spilled.push(sequence, id);
+                self.keep_row(id, row);
+            }
+            // Where the journal begins behind its birth.
+            None => {
+                self.fresh.born.push(sequence, id);
+                self.enter(header.id, row, touched);
+            }
+        }
     }
 
     /// Counts a new header for the item that took it in, and for its target where it is born finished.

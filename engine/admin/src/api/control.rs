@@ -11,7 +11,7 @@ use septet_engine::director::Bulk;
 use septet_engine::header::Header;
 use septet_engine::id::MessageId;
 use septet_engine::record::{Record, Undeclared};
-use septet_engine::store::MessageFilter;
+use septet_engine::store::{MessageFilter, Purged};
 use septet_engine::vault::MASK;
 use septet_hl7::Message;
 use serde::Serialize;
@@ -233,13 +233,40 @@ async fn bulk(
     }))
 }
 
-/// Purge is not available in this version.
-#[utoipa::path(post, path = "/api/v1/purge", request_body = Object, responses((status = 501, body = Problem)))]
-pub(crate) async fn purge() -> Problem {
-    Problem::new(
-        StatusCode::NOT_IMPLEMENTED,
-        "this version keeps everything; purge comes with the next store",
-    )
+/// What was purged, or would be.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PurgedView {
+    /// Files of the journal.
+    segments: u64,
+    /// Room on the disk, in bytes.
+    bytes: u64,
+    messages: u64,
+    sessions: u64,
+    /// Messages that were kept because their sessions live on.
+    carried: u64,
+    dry_run: bool,
+}
+
+/// Drops sessions whose last activity is before a moment: whole segments of the journal, oldest first, so that
+/// some may stay until later.
+#[utoipa::path(post, path = "/api/v1/purge", request_body = Object, responses(
+    (status = 200, body = PurgedView), (status = 400, body = Problem), (status = 503, body = Problem)
+))]
+pub(crate) async fn purge(
+    State(context): State<Context>,
+    Extension(who): Who,
+    body: Bytes,
+) -> Result<Json<PurgedView>, Problem> {
+    let options = json(&body)?;
+    only(&options, &["before", "dry_run"])?;
+    let before = text(&options, "before")?;
+    let before = before.ok_or_else(|| Problem::bad_request("before is missing: a time such as 2026-01-31T00:00:00Z"))?;
+    let before = before.parse().map_err(|_| Problem::bad_request("before is not a time of RFC 3339"))?;
+    let dry_run = dry_run(&options)?;
+    let purged = context.parts.engine.purge(before, dry_run, who.name.as_deref()).await;
+    let Purged { segments, bytes, messages, sessions, carried } =
+        purged.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    Ok(Json(PurgedView { segments, bytes, messages, sessions, carried, dry_run }))
 }
 
 pub(crate) async fn filter(

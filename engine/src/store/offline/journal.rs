@@ -275,6 +275,9 @@ impl Records {
         for change in changes {
             match change {
                 Change::Body(..) => {}
+                // Of what came before only this is left.
+                Change::Carried(header) => self.headers.add(header.id.0),
+                Change::Expired(..) => {}
                 Change::Header(header) => {
                     self.counts.headers += 1;
                     if *self.first.get_or_insert(self.segment) == self.segment {

@@ -77,6 +77,8 @@ fn decode_commit(
             18 => Change::Move(decode_move(field, vault)?),
             19 => Change::Event(Box::new(decode_event(field.fields(), vault)?)),
             20 => decode_keep(field, vault)?,
+            21 => Change::Carried(Box::new(decode_header(field.fields(), vault)?)),
+            22 => decode_expired(field)?,
             _ => {
                 field.skip()?;
                 continue;
@@ -236,6 +238,19 @@ fn decode_reply_to(field: Field<'_>) -> Result<ReplyTo, RecordError> {
         }
     }
     Ok(instance.map_or(ReplyTo::Service, |instance| ReplyTo::Call { instance, call: number }))
+}
+
+fn decode_expired(field: Field<'_>) -> Result<Change, RecordError> {
+    let (mut last, mut sessions) = (0, Vec::new());
+    for field in field.fields() {
+        let field = field?;
+        match field.tag {
+            1 => last = field.number()?,
+            2 => sessions.extend(field.value.as_chunks::<8>().0.iter().map(|one| u64::from_le_bytes(*one))),
+            _ => field.skip()?,
+        }
+    }
+    Ok(Change::Expired(last, sessions))
 }
 
 fn decode_order_keys(field: Field<'_>) -> Arc<[u64]> {

@@ -60,6 +60,18 @@ pub(in crate::store) fn encode(
                 encode_event(event, sealer, out)?;
                 out.end(nested);
             }
+            Change::Carried(header) => {
+                let nested = out.begin(21, true);
+                encode_header(header, sealer, out)?;
+                out.end(nested);
+            }
+            Change::Expired(last, sessions) => {
+                let nested = out.begin(22, true);
+                out.number(1, *last);
+                let sessions: Vec<u8> = sessions.iter().flat_map(|session| session.to_le_bytes()).collect();
+                out.bytes(2, &sessions);
+                out.end(nested);
+            }
             Change::Keep(family, key, value) => {
                 let nested = out.begin(20, true);
                 encode_keep(*family, key, value.as_ref(), sealer, out)?;

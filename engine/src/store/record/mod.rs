@@ -5,12 +5,13 @@
 //! | in | tags |
 //! |---|---|
 //! | payload | 1 transaction, 2 reservation of ids: the first id not reserved, 3 lost: how many frames a repair put this one in place of, 4 padding |
-//! | transaction | 1 sequence, 2 time, then operations in order: 16 body, 17 header, 18 move, 19 event, 20 keep |
+//! | transaction | 1 sequence, 2 time, then operations in order: 16 body, 17 header, 18 move, 19 event, 20 keep, 21 carried header, 22 expired sessions |
 //! | body | 1 id, 2 type, 3 content type, 4 charset, 5 CRC-32 of the bytes as stored, 6 bytes |
 //! | header | 1 id, 2 session, 3 kind, 4 request, 5 caused by, 6 resent from, 7 source, 8 target, 9 type, 10 control id, 11 status, 12 error, 13 attempts, 14 created, 16 processed, 17 body, 18 size, 19 key, 20 reply to, 21 position, 22 order keys, 23 next attempt, 24 failing since, 25 unsolicited |
 //! | move | 1 header, 2 to, 3 error, 4 error cleared, 5 attempts, 6 next attempt, 7 failing since |
 //! | event | 1 id, 2 time, 3 level, 4 kind, 5 item, 6 session, 7 message, 8 who, 9 text, 10 detail |
 //! | keep | 1 family, 2 key, 3 value, 4 removed |
+//! | expired sessions | 1 last segment that may have rows of them, 2 their ids |
 //! | error | 1 name, 2 code, 3 text, 4 detail |
 //! | key | 1 name, 2 value |
 //! | reply to | 1 service, 2 instance, 3 call |

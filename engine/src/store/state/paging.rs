@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use super::{State, count, entry, item};
 use crate::event::Event;
 use crate::header::{Header, Status};
-use crate::id::{MessageId, SessionId};
+use crate::id::MessageId;
 use crate::store::bodies::Bodies;
 use crate::store::row::Row;
 use crate::store::spine::{Reference, Spot};
@@ -230,10 +230,25 @@ impl State {
         (lost, item.ready.clone())
     }
 
-    /// A session's headers in memory, and whether any of it is unfinished.
-    pub(in crate::store) fn session_rows(&self, session: SessionId) -> impl Iterator<Item = (u64, &Row)> {
-        let ids = self.by_session.range((session.0, 0)..=(session.0, u64::MAX));
-        ids.filter_map(|(_, id)| Some((*id, &**self.rows.get(id)?)))
+    /// What memory knows of sessions: whether anything of it is unfinished, and its last activity in
+    /// microseconds since 1970.
+    pub(in crate::store) fn sessions(&self, sessions: &[u64]) -> Vec<(bool, i64)> {
+        let known = |session: &u64| {
+            let ids = self.by_session.range((*session, 0)..=(*session, u64::MAX));
+            let rows = ids.filter_map(|(_, id)| self.rows.get(id));
+            let rows = rows.fold((false, i64::MIN), |(unfinished, last), row| {
+                (unfinished || !row.status.is_final(), last.max(row.last_activity()))
+            });
+            let events = self.session_events.range((*session, 0)..=(*session, u64::MAX));
+            let events = events.filter_map(|(_, id)| self.events.get(id)).map(|event| event.at.as_microsecond());
+            (rows.0, events.fold(rows.1, i64::max))
+        };
+        sessions.iter().map(known).collect()
+    }
+
+    /// The segments before this one are gone: what expired in them needs no remembering.
+    pub(in crate::store) fn dropped_before(&mut self, segment: u64) {
+        self.dead.retain(|_, last| *last >= segment);
     }
 
     /// How many messages wait beyond windows.

@@ -9,6 +9,7 @@ mod keys;
 mod model;
 mod offline;
 mod power;
+mod purge;
 mod reads;
 mod reopen;
 pub(in crate::store) mod sim;

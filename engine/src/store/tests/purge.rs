@@ -1,0 +1,252 @@
+//! Purge and windows: what goes goes whole, what lives on stays whole, and a queue that is deeper than its
+//! window keeps its order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::support::{Fixture, item, manual_clock, options};
+use crate::clock::Clock as _;
+use crate::event::{Level, NewEvent};
+use crate::files::SystemFiles;
+use crate::header::Status;
+use crate::id::{MessageId, SessionId};
+use crate::store::{EventFilter, Guard, Lanes, MessageFilter, Options, Purge, Purged, Store};
+
+const DAY: u64 = 86_400;
+
+/// Segments of some dozens of messages, windows of a few.
+fn small(path: &Path) -> Options {
+    Options { segment_size: 32 << 10, window: 8, ..options(path) }
+}
+
+fn fixture() -> Fixture {
+    let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
+    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
+    Fixture::on(store, clock, folder)
+}
+
+fn reopened(fixture: Fixture) -> Fixture {
+    let clock = fixture.clock.clone();
+    let (store, folder) = fixture.into_parts();
+    drop(store);
+    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
+    Fixture::on(store, clock, folder)
+}
+
+async fn complete(fixture: &Fixture, id: MessageId) {
+    fixture.finish(id, Guard::Status(Status::Queued), Status::Completed).await.unwrap();
+}
+
+/// So many messages that are completed at once.
+async fn completed(fixture: &Fixture, count: usize) -> Vec<MessageId> {
+    let mut ids = Vec::new();
+    for number in 0..count {
+        let id = fixture.receive("lis", "out", &format!("{number} {}", "x".repeat(1000))).await;
+        complete(fixture, id).await;
+        ids.push(id);
+    }
+    let last = fixture.finish(ids[0], Guard::Status(Status::Queued), Status::Completed).await;
+    assert!(last.is_err(), "it is completed");
+    ids
+}
+
+/// Purges until something goes: index files and checkpoints are made by a thread of their own.
+async fn purge(fixture: &Fixture, before: Timestamp, segments: u64) -> Purged {
+    let purge = Purge { before, audit_before: before, dry_run: false, down_to: None };
+    let mut all = Purged::default();
+    for _ in 0..1000 {
+        let purged = fixture.store.purge(purge).await.unwrap();
+        all.segments += purged.segments;
+        all.messages += purged.messages;
+        all.sessions += purged.sessions;
+        all.bytes += purged.bytes;
+        all.carried += purged.carried;
+        if all.segments >= segments {
+            return all;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("only {all:?}");
+}
+
+fn segments(path: &Path) -> u64 {
+    std::fs::read_dir(path.join("journal"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".seg"))
+        .count() as u64
+}
+
+async fn listed(store: &Store) -> Vec<MessageId> {
+    let page = store.search(&MessageFilter::default(), None, 1000).await.unwrap();
+    page.entries.into_iter().map(|header| header.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_goes_whole_and_what_is_unfinished_or_young_stays_whole() {
+    let fixture = fixture();
+    let old = completed(&fixture, 100).await;
+    let waiting = fixture.receive("lis", "out", "waits since long").await;
+    let audited = NewEvent::new(Level::Info, "message.viewed", "looked").who("anna");
+    fixture.store.log(audited.message(SessionId(old[0].0), old[0]));
+    // The session of the last old message goes on later.
+    let lively = *old.last().unwrap();
+    let more = completed(&fixture, 60).await;
+    fixture.advance(10 * DAY);
+    let mut header = fixture.header("router", "other");
+    header.session = SessionId(lively.0);
+    header.caused_by = Some(lively);
+    header.body_id = fixture.store.header(lively).unwrap().body_id;
+    fixture.commit(vec![crate::store::Op::Header(Box::new(header))]).await.unwrap();
+    let young = completed(&fixture, 60).await;
+    let before = segments(fixture.path());
+    assert!(before > 6, "{before}");
+
+    let cutoff = fixture.clock.now() - Duration::from_secs(5 * DAY);
+    let dry = Purge { before: cutoff, audit_before: Timestamp::MIN, dry_run: true, down_to: None };
+    let dry = fixture.store.purge(dry).await.unwrap();
+    assert_eq!(segments(fixture.path()), before, "{dry:?}");
+    let purged = purge(&fixture, cutoff, 4).await;
+    assert!(purged.bytes > 4 * (24 << 10), "{purged:?}");
+    assert!(segments(fixture.path()) < before);
+
+    let check = async |fixture: &Fixture| {
+        let gone = fixture.store.header(old[0]);
+        assert!(gone.is_none() && fixture.store.session(SessionId(old[0].0)).is_empty());
+        let there = listed(&fixture.store).await;
+        for id in &there {
+            let header = fixture.store.header(*id).unwrap();
+            let body = fixture.store.body(header.body_id.unwrap()).await;
+            assert!(body.is_ok(), "no header without its body: {id} {body:?}");
+        }
+        assert!(there.contains(&waiting) && there.contains(&lively), "{there:?}");
+        assert!(young.iter().all(|id| there.contains(id)));
+        assert_eq!(fixture.store.session(SessionId(lively.0)).len(), 2);
+        let mut unique = there.clone();
+        unique.dedup();
+        assert_eq!(unique.len(), there.len());
+        there
+    };
+    let there = check(&fixture).await;
+    // More old ones may have stayed in a segment that is not yet old as a whole.
+    assert!(there.len() < old.len() + more.len() + young.len());
+    let counts = fixture.store.counts(&item("out"));
+    assert_eq!((counts.completed, counts.queued), (220, 1));
+
+    let fixture = reopened(fixture);
+    assert_eq!(check(&fixture).await, there);
+    let path = fixture.path().to_owned();
+    let fixture = fixture.closed_and_changed(|_| std::fs::remove_dir_all(path.join("index")).unwrap());
+    for _ in 0..2000 {
+        if fixture.store.search(&MessageFilter::default(), None, 1).await.unwrap().lag_ms == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(check(&fixture).await, there, "the index made again");
+    let taken = fixture.store.take(&item("out"), Lanes::Requests, 10);
+    assert_eq!(taken.iter().map(|one| one.header.id).collect::<Vec<_>>(), [waiting]);
+    assert_eq!(fixture.store.counts(&item("out")).completed, 220);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_events_outlive_the_messages_they_are_about() {
+    let fixture = fixture();
+    let old = completed(&fixture, 5).await;
+    let audited = NewEvent::new(Level::Info, "message.viewed", "looked").who("anna");
+    fixture.store.log(audited.message(SessionId(old[0].0), old[0]));
+    fixture.store.log(NewEvent::new(Level::Info, "item.started", "long ago"));
+    completed(&fixture, 100).await;
+    fixture.advance(10 * DAY);
+    completed(&fixture, 60).await;
+    let before = fixture.clock.now() - Duration::from_secs(5 * DAY);
+    let purge = Purge { before, audit_before: Timestamp::MIN, dry_run: false, down_to: None };
+    for _ in 0..1000 {
+        if fixture.store.purge(purge).await.unwrap().segments > 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let kind = |kind: &str| {
+        let filter = EventFilter { kind: Some(kind.to_owned()), ..EventFilter::default() };
+        fixture.store.events(&filter, None, 10).unwrap().entries.len()
+    };
+    assert_eq!((kind("message.viewed"), kind("item.started")), (1, 0));
+    assert!(fixture.store.header(old[0]).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_size_the_oldest_go_until_the_store_is_small_enough() {
+    let fixture = fixture();
+    completed(&fixture, 200).await;
+    let most = 100 << 10;
+    let purge = |before| Purge { before, audit_before: before, dry_run: false, down_to: Some(most) };
+    fixture.advance(1);
+    for _ in 0..1000 {
+        fixture.store.purge(purge(fixture.clock.now())).await.unwrap();
+        if segments(fixture.path()) <= 3 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(segments(fixture.path()) <= 4, "{}", segments(fixture.path()));
+    let there = listed(&fixture.store).await;
+    assert!(!there.is_empty() && there.len() < 200, "{}", there.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_deeper_than_its_window_is_delivered_in_order_over_restarts() {
+    let mut fixture = fixture();
+    let mut ids = Vec::new();
+    for number in 0..300 {
+        ids.push(fixture.receive("lis", "out", &format!("{number} {}", "y".repeat(300))).await);
+    }
+    assert_eq!(fixture.store.counts(&item("out")).queued, 300);
+    // One in the middle is taken away by an operator, wherever it waits.
+    let discarded = ids.remove(150);
+    fixture.finish(discarded, Guard::Status(Status::Queued), Status::Discarded).await.unwrap();
+    let mut delivered = Vec::new();
+    while delivered.len() < ids.len() {
+        if [40, 120, 200].contains(&delivered.len()) {
+            fixture = reopened(fixture);
+            assert_eq!(fixture.store.counts(&item("out")).queued as usize, ids.len() - delivered.len());
+        }
+        let ready = fixture.store.ready(&item("out"));
+        let taken = fixture.store.take(&item("out"), Lanes::Requests, 1);
+        let Some(delivery) = taken.into_iter().next() else {
+            ready.notified().await;
+            continue;
+        };
+        let body = fixture.store.body(delivery.header.body_id.unwrap()).await.unwrap();
+        assert!(body.bytes().ends_with(b"yyy"));
+        let done = fixture.finish(delivery.header.id, Guard::Lease(delivery.lease), Status::Completed).await;
+        fixture.store.durable(done.unwrap().sequence).await.unwrap();
+        delivered.push(delivery.header.id);
+    }
+    assert_eq!(delivered, ids);
+    assert_eq!(fixture.store.counts(&item("out")).queued, 0);
+    assert_eq!(fixture.store.header(discarded).unwrap().status, Status::Discarded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_beyond_a_window_is_found_by_everything() {
+    let fixture = fixture();
+    let mut ids = Vec::new();
+    for number in 0..200 {
+        ids.push(fixture.receive("lis", "out", &format!("{number} {}", "z".repeat(500))).await);
+    }
+    let fixture = reopened(fixture);
+    let mut expected = ids.clone();
+    expected.reverse();
+    assert_eq!(listed(&fixture.store).await, expected);
+    let queued = MessageFilter { status: vec![Status::Queued], ..MessageFilter::default() };
+    assert_eq!(fixture.store.search(&queued, None, 1000).await.unwrap().entries.len(), 200);
+    for id in &ids {
+        let header = fixture.store.header(*id).unwrap();
+        assert_eq!(header.status, Status::Queued);
+        assert_eq!(fixture.store.session(header.session).len(), 1);
+        assert!(fixture.store.body(header.body_id.unwrap()).await.is_ok());
+    }
+}
