@@ -14,7 +14,9 @@ use crate::director::core::Core;
 use crate::director::items::{Control, Item};
 use crate::director::lanes::Lanes;
 use crate::director::replay::Replays;
-use crate::director::{retention, ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError};
+use crate::director::{
+    ControlError, ItemState, ItemView, Orphans, Parts, ProductionState, StartError, retention,
+};
 use crate::director::{orphans, watch};
 use crate::host::{Keep, KeepFamily};
 use crate::id::ItemName;

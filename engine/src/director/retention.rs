@@ -53,12 +53,8 @@ fn due(settings: &settings::Store, now: Timestamp) -> Vec<Purge> {
         now.checked_sub(age).unwrap_or(Timestamp::MIN)
     };
     let audit_before = ago(settings.audit_retention);
-    let by_age = settings.retention.map(|age| Purge {
-        before: ago(age),
-        audit_before,
-        dry_run: false,
-        down_to: None,
-    });
+    let by_age =
+        settings.retention.map(|age| Purge { before: ago(age), audit_before, dry_run: false, down_to: None });
     let by_size = settings.max_size.map(|most| Purge {
         before: now,
         audit_before,

@@ -72,7 +72,7 @@ mod durable;
 mod fresh;
 mod heal;
 mod ids;
-#[allow(dead_code, unused_imports, reason = "purge is being wired to it")]
+
 mod index;
 mod journal;
 mod keeper;
@@ -120,9 +120,9 @@ pub use self::index::{IndexBench, Part};
 use self::journal::{Job, Journal};
 use self::keeper::{KeeperThread, Task};
 pub use self::open::{OpenError, Options};
-pub use self::purge::{Purge, PurgeError, Purged};
 use self::pager::Pager;
 use self::permit::{Held, Share};
+pub use self::purge::{Purge, PurgeError, Purged};
 use self::readers::Readers;
 use self::shared::Shared;
 use self::state::{State, Touched};

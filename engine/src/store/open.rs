@@ -279,6 +279,10 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     let purging = tokio::sync::Mutex::default();
     let embedded = Embedded { journal, pager, keeper, disk, readers, index, purging };
     let store = Store(Arc::new(Inner { shared, embedded: Some(embedded) }));
+    if let Some(embedded) = &store.0.embedded {
+        // Windows may be empty in front of what waits beyond them.
+        embedded.pager.call();
+    }
     for path in unreadable {
         tracing::error!(name: "store.corrupt", path = %path.display(), "store.corrupt: a checkpoint cannot be read");
         let text = format!(

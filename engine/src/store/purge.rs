@@ -173,7 +173,8 @@ impl Store {
         let io = |error: std::io::Error| PurgeError::Stopped(error.to_string());
         let segments = recovery::segments(embedded.readers.files(), embedded.readers.folder()).map_err(io)?;
         let index: u64 = embedded.index.files().iter().map(|file| file.meta().length).sum();
-        let journal: u64 = segments.into_iter().filter_map(|number| embedded.readers.length(number).ok()).sum();
+        let journal: u64 =
+            segments.into_iter().filter_map(|number| embedded.readers.length(number).ok()).sum();
         Ok(journal + index)
     }
 

@@ -260,7 +260,8 @@ pub(crate) async fn purge(
     let options = json(&body)?;
     only(&options, &["before", "dry_run"])?;
     let before = text(&options, "before")?;
-    let before = before.ok_or_else(|| Problem::bad_request("before is missing: a time such as 2026-01-31T00:00:00Z"))?;
+    let before = before
+        .ok_or_else(|| Problem::bad_request("before is missing: a time such as 2026-01-31T00:00:00Z"))?;
     let before = before.parse().map_err(|_| Problem::bad_request("before is not a time of RFC 3339"))?;
     let dry_run = dry_run(&options)?;
     let purged = context.parts.engine.purge(before, dry_run, who.name.as_deref()).await;

@@ -240,7 +240,8 @@ impl State {
                 (unfinished || !row.status.is_final(), last.max(row.last_activity()))
             });
             let events = self.session_events.range((*session, 0)..=(*session, u64::MAX));
-            let events = events.filter_map(|(_, id)| self.events.get(id)).map(|event| event.at.as_microsecond());
+            let events =
+                events.filter_map(|(_, id)| self.events.get(id)).map(|event| event.at.as_microsecond());
             (rows.0, events.fold(rows.1, i64::max))
         };
         sessions.iter().map(known).collect()

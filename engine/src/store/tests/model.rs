@@ -14,7 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::sim::{Random, SimFiles};
-use super::support::{header, item, manual_clock};
+use super::support::{header, item, manual_clock, until_complete};
 use crate::body::{self, Body};
 use crate::clock::{Clock as _, ManualClock};
 use crate::event::{Level, NewEvent};
@@ -455,6 +455,7 @@ impl World {
         }
         self.store = open(&files, &self.clock);
         self.files = Some(files);
+        until_complete(&self.store).await;
         let there = usize::try_from(self.store.0.shared.durable.synced()).unwrap();
         assert!(
             (durable..self.history.len()).contains(&there),

@@ -89,7 +89,7 @@ impl Closed {
                 continue;
             };
             let body = store.body(header.body_id.unwrap()).await.unwrap();
-            assert_eq!(body.as_text().as_deref(), Some(text.as_str()));
+            assert_eq!(body.as_text(), Some(text.as_str()));
         }
         gone
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::support::{Fixture, item, manual_clock, options};
+use super::support::{Fixture, item, manual_clock, options, until_complete};
 use crate::clock::Clock as _;
 use crate::event::{Level, NewEvent};
 use crate::files::SystemFiles;
@@ -139,12 +139,7 @@ async fn what_is_old_goes_whole_and_what_is_unfinished_or_young_stays_whole() {
     assert_eq!(check(&fixture).await, there);
     let path = fixture.path().to_owned();
     let fixture = fixture.closed_and_changed(|_| std::fs::remove_dir_all(path.join("index")).unwrap());
-    for _ in 0..2000 {
-        if fixture.store.search(&MessageFilter::default(), None, 1).await.unwrap().lag_ms == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_complete(&fixture.store).await;
     assert_eq!(check(&fixture).await, there, "the index made again");
     let taken = fixture.store.take(&item("out"), Lanes::Requests, 10);
     assert_eq!(taken.iter().map(|one| one.header.id).collect::<Vec<_>>(), [waiting]);
@@ -222,7 +217,9 @@ async fn a_queue_deeper_than_its_window_is_delivered_in_order_over_restarts() {
         let body = fixture.store.body(delivery.header.body_id.unwrap()).await.unwrap();
         assert!(body.bytes().ends_with(b"yyy"));
         let done = fixture.finish(delivery.header.id, Guard::Lease(delivery.lease), Status::Completed).await;
-        fixture.store.durable(done.unwrap().sequence).await.unwrap();
+        if [39, 119, 199].contains(&delivered.len()) {
+            fixture.store.durable(done.unwrap().sequence).await.unwrap();
+        }
         delivered.push(delivery.header.id);
     }
     assert_eq!(delivered, ids);

@@ -11,7 +11,9 @@ use crate::clock::{Clock as _, ManualClock};
 use crate::files::SystemFiles;
 use crate::header::{Header, Kind, ReplyTo, Status};
 use crate::id::{BodyId, ItemName, MessageId, SessionId};
-use crate::store::{Class, Committed, Conflict, Guard, Op, Options, Store, Transaction, Transition};
+use crate::store::{
+    Class, Committed, Conflict, Guard, MessageFilter, Op, Options, Store, Transaction, Transition,
+};
 
 /// A store under test, with the clock it runs on.
 pub(crate) struct Fixture {
@@ -162,4 +164,11 @@ pub(crate) fn header(store: &Store, source: &str, target: &str, now: jiff::Times
 
 pub(crate) fn item(name: &str) -> ItemName {
     ItemName::new(name)
+}
+
+/// Returns when no index file is being made again: only then is a list everything there is.
+pub(crate) async fn until_complete(store: &Store) {
+    while store.search(&MessageFilter::default(), None, 1).await.unwrap().lag_ms > 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
