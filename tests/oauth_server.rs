@@ -174,6 +174,27 @@ async fn septet_oauth_rotate_publishes_a_new_key_first_and_keeps_the_old_one_ove
 }
 
 #[tokio::test]
+async fn a_reload_changes_the_settings_and_loses_nothing_that_people_allowed() {
+    let auth = Auth::start().await;
+    let (_, tokens) = auth.redeem(&auth.code().await).await;
+    let file = auth.septet.path("production.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let changed =
+        text.replace("signing_alg = \"ES256\"", "signing_alg = \"ES384\"\naccess_token_lifetime = \"5m\"");
+    std::fs::write(&file, changed).unwrap();
+    let (status, answer) = auth.septet.post("/api/v1/production/reload", json!({})).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(auth.is_active(&tokens).await, "signed with the key from before");
+    let (status, next) = auth.refresh(&tokens).await;
+    assert_eq!((status, &next["expires_in"]), (200, &json!(300)), "{next}");
+    assert!(auth.is_active(&next).await);
+    assert_eq!(auth.key_ids().await.len(), 2);
+    let rotated = auth.septet.command(&["oauth", "rotate", "auth"]);
+    assert!(String::from_utf8_lossy(&rotated.stdout).contains("ES384"), "{rotated:?}");
+    assert_eq!(auth.key_ids().await.len(), 3, "orders reach the server that runs now");
+}
+
+#[tokio::test]
 async fn only_an_admin_rotates() {
     use aws_lc_rs::digest::{SHA256, digest};
     let hash = |token: &str| {
