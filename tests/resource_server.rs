@@ -8,7 +8,7 @@ use septet_engine::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use crate::support::peers::Peer;
-use crate::support::{Septet, free_port};
+use crate::support::{Septet, assert_nowhere, free_port};
 
 const PRODUCTION: &str = r#"
 [production]
@@ -191,4 +191,108 @@ roles = { "Septet.Look" = "viewer", "Septet.Work" = "operator", "Septet.All" = "
     assert_eq!((none, challenge.as_str()), (401, "Basic realm=\"septet\", Bearer realm=\"septet\""));
     assert_eq!(client.get(septet.url("/readyz")).send().await.unwrap().status(), 200);
     served.abort();
+}
+
+const PLACEMENTS: &str = r#"
+[production]
+name = "placements"
+[store]
+path = "data"
+retention = "1d"
+[admin]
+listen = "127.0.0.1:{admin}"
+
+[messages.Note]
+place = "string"
+
+[services.auth]
+type = "oauth.server"
+listen = "127.0.0.1:{auth}"
+issuer = "http://127.0.0.1:{auth}"
+scopes = { "notes:write" = "Write notes" }
+[services.auth.clients.app]
+secret = "${env:NO_SUCH_VARIABLE:-placement-secret}"
+
+[services.api]
+type = "http"
+listen = "127.0.0.1:{api}"
+path = "/notes"
+message = "Note"
+targets = ["out"]
+auth = { issuer = "http://127.0.0.1:{auth}", scope = "notes:write" }
+[operations.out]
+type = "file"
+path = "out/{place}"
+
+[oauth.app]
+token_url = "http://127.0.0.1:{auth}/oauth2/token"
+client_id = "app"
+client_secret = "${env:NO_SUCH_VARIABLE:-placement-secret}"
+grant = "client_credentials"
+
+[services.in]
+type = "http"
+listen = "127.0.0.1:{in}"
+targets = ["fan"]
+[processes.fan]
+type = "flow"
+steps = [
+  { send = "by_header", message = "Note", with = "{ place: 'header' }" },
+  { send = "by_body", message = "Note", with = "{ place: 'body' }" },
+  { send = "by_query", message = "Note", with = "{ place: 'query' }" },
+]
+[operations.by_header]
+type = "rest"
+url = "http://127.0.0.1:{api}"
+oauth = "app"
+requests.Note = { method = "POST", path = "/notes" }
+[operations.by_body]
+type = "rest"
+url = "http://127.0.0.1:{api}"
+oauth = { client = "app", placement = "body" }
+requests.Note = { method = "POST", path = "/notes" }
+[operations.by_query]
+type = "rest"
+url = "http://127.0.0.1:{api}"
+oauth = { client = "app", placement = "query" }
+requests.Note = { method = "POST", path = "/notes" }
+"#;
+
+/// O-07: the token travels as header, form field or query parameter; our own resource server takes all three, and
+/// it is no part of what is stored, listed or logged at either end.
+#[tokio::test(flavor = "multi_thread")]
+async fn o_07_tokens_travel_in_header_body_or_query_and_show_nowhere() {
+    let ports = ["auth", "api", "in"].map(|name| (name, free_port().to_string()));
+    let text = ports
+        .iter()
+        .fold(PLACEMENTS.to_owned(), |text, (name, port)| text.replace(&format!("{{{name}}}"), port));
+    let mut septet = Septet::start(&text).await;
+    let client = Client::new();
+    let posted =
+        client.post(format!("http://127.0.0.1:{}/", ports[2].1)).json(&json!({})).send().await.unwrap();
+    assert_eq!(posted.status(), 202);
+    let session = posted.json::<Value>().await.unwrap()["session"].as_u64().unwrap();
+    septet.settled(session).await;
+    let all = "/api/v1/messages?target=out";
+    let done = |list: &Value| {
+        let list = list["messages"].as_array().unwrap();
+        list.len() == 3 && list.iter().all(|header| header["status"] == "completed")
+    };
+    let list = septet.until(all, done).await;
+    for place in ["header", "body", "query"] {
+        let written = std::fs::read_to_string(septet.path("out").join(place)).unwrap();
+        let written: Value = serde_json::from_str(&written).unwrap();
+        assert_eq!(written, json!({ "place": place }), "the token is no part of the message");
+    }
+    // All tokens of the server begin alike.
+    let form = [("grant_type", "client_credentials")];
+    let token = client.post(format!("http://127.0.0.1:{}/oauth2/token", ports[0].1)).form(&form);
+    let token = token.basic_auth("app", Some("placement-secret")).send().await.unwrap();
+    let token = token.json::<Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned();
+    let head = token.split('.').next().unwrap().to_owned();
+    let trace = septet.get(&format!("/api/v1/sessions/{session}")).await;
+    let shown = format!("{list} {trace} {}", septet.get("/api/v1/events?limit=1000").await);
+    assert!(!shown.contains(&head) && !septet.log().contains(&head));
+    assert_eq!(septet.terminate(), Some(0));
+    assert_nowhere(septet.folder.path(), &[&head, "placement-secret"]);
 }
