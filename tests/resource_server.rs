@@ -296,3 +296,73 @@ async fn o_07_tokens_travel_in_header_body_or_query_and_show_nowhere() {
     assert_eq!(septet.terminate(), Some(0));
     assert_nowhere(septet.folder.path(), &[&head, "placement-secret"]);
 }
+
+const INTROSPECTION: &str = r#"
+[production]
+name = "asking"
+[store]
+path = "data"
+retention = "1d"
+[admin]
+listen = "127.0.0.1:{admin}"
+
+[services.auth]
+type = "oauth.server"
+listen = "127.0.0.1:{auth}"
+issuer = "http://127.0.0.1:{auth}"
+scopes = { "notes:write" = "Write notes", "notes:read" = "Read notes" }
+[services.auth.clients.app]
+secret = "${env:NO_SUCH_VARIABLE:-app-secret}"
+[services.auth.clients.api]
+secret = "${env:NO_SUCH_VARIABLE:-api-secret}"
+
+[services.api]
+type = "http"
+listen = "127.0.0.1:{api}"
+targets = ["out"]
+[services.api.auth]
+introspection_url = "http://127.0.0.1:{auth}/oauth2/introspect"
+client_id = "api"
+client_secret = "${env:NO_SUCH_VARIABLE:-api-secret}"
+issuer = "http://127.0.0.1:{auth}"
+scope = "notes:write"
+[operations.out]
+type = "file"
+path = "out/{id}"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_may_ask_our_authorization_server_about_each_token() {
+    let (auth, api) = (free_port().to_string(), free_port().to_string());
+    let text = INTROSPECTION.replace("{auth}", &auth).replace("{api}", &api);
+    let septet = Septet::start(&text).await;
+    let client = Client::new();
+    let server = |path: &str| client.post(format!("http://127.0.0.1:{auth}/oauth2/{path}"));
+    let token = async |scope: &str| {
+        let form = [("grant_type", "client_credentials"), ("scope", scope)];
+        let reply = server("token").basic_auth("app", Some("app-secret")).form(&form).send().await.unwrap();
+        reply.json::<Value>().await.unwrap()["access_token"].as_str().unwrap().to_owned()
+    };
+    let (good, weak, revoked) =
+        (token("notes:write").await, token("notes:read").await, token("notes:write").await);
+    let gone = server("revoke").basic_auth("app", Some("app-secret")).form(&[("token", &revoked)]);
+    assert_eq!(gone.send().await.unwrap().status(), 200);
+    let cases = [
+        (good.as_str(), 202, None),
+        (weak.as_str(), 403, Some("scope")),
+        (revoked.as_str(), 401, Some("inactive")),
+        ("made-up", 401, Some("inactive")),
+        ("made up", 401, Some("malformed")),
+    ];
+    for (token, status, check) in cases {
+        let request = client.post(format!("http://127.0.0.1:{api}/")).json(&json!({}));
+        let (found, challenge, body) = told(request.header("authorization", format!("Bearer {token}"))).await;
+        assert_eq!(found, status, "{check:?}: {body}");
+        assert_eq!(challenge.starts_with("Bearer"), status != 202, "{challenge}");
+    }
+    let events = septet.get("/api/v1/events?kind=auth.refused").await;
+    let texts: Vec<_> =
+        events["events"].as_array().unwrap().iter().rev().map(|event| &event["text"]).collect();
+    let checks: Vec<_> = cases.iter().filter_map(|(_, _, check)| *check).collect();
+    assert_eq!(texts, checks);
+}
