@@ -225,9 +225,9 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "S0332",
-        "a token or secret over plain http",
-        "An OAuth token or a secret would travel to another machine without TLS.",
-        "Use https, or say allow_plain_http = true where the network is trusted.",
+        "a token or secret without TLS",
+        "An OAuth token, a password or a secret would travel to another machine over plain http or plain SMTP.",
+        "Use https, or starttls or tls for mail; or say allow_plain_http (allow_plain) = true where the network is trusted.",
     ),
     code(
         "S0333",
@@ -328,7 +328,7 @@ pub const CODES: &[Code] = &[
     code(
         "S0358",
         "a sign-in that cannot be",
-        "The sign-in of a mail operation needs more than it is given: plain and login a username and a password, xoauth2 an OAuth client.",
+        "A mail operation cannot greet or sign in as it should: plain and login need a username and a password, xoauth2 an OAuth client, and hello is a host name or an address in brackets.",
         "Complete it, or say auth = \"none\".",
     ),
     code(

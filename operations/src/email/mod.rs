@@ -181,6 +181,12 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
             whole = false;
         }
     }
+    let host = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    if settings.hello.as_ref().is_some_and(|name| name.is_empty() || !name.chars().all(host)) {
+        let text = "a server is greeted with a host name or an address in brackets";
+        build.error("S0358", &[At::Key("hello")], text, None);
+        whole = false;
+    }
     let letter = compose::check(build, &settings);
     let clients = settings.oauth.iter().flat_map(|oauth| oauth.clients(build.names)).collect();
     let plan = Plan {

@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lettre::transport::smtp;
+use lettre::transport::smtp::authentication::Mechanism;
 use lettre::transport::smtp::client::{AsyncSmtpConnection, AsyncTokioStream};
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Rcpt};
 use lettre::transport::smtp::extension::{Extension, MailParameter};
@@ -140,6 +141,19 @@ async fn authenticate(
     plan: &Plan,
     sign_in: &SignIn<'_>,
 ) -> Result<(), Failure> {
+    let offered = |mechanism: Mechanism| match connection.server_info().supports_auth_mechanism(mechanism) {
+        true => Ok(()),
+        false => {
+            let text = format!("{} offers no sign-in with {mechanism}, so nothing was sent", plan.connect);
+            Err(OperationError::fault("auth", text))
+        }
+    };
+    match sign_in {
+        SignIn::None => {}
+        SignIn::Plain { .. } => offered(Mechanism::Plain)?,
+        SignIn::Login { .. } => offered(Mechanism::Login)?,
+        SignIn::Xoauth2 { .. } => offered(Mechanism::Xoauth2)?,
+    }
     let line = |text: &str| Zeroizing::new(format!("{text}\r\n"));
     let encoded = |text: &str| Zeroizing::new(STANDARD.encode(text));
     match sign_in {

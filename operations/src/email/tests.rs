@@ -364,7 +364,10 @@ async fn the_code_of_whatever_was_refused_is_the_reply_code() {
 #[tokio::test]
 async fn what_gives_no_usable_answer_is_a_fault() {
     let plain = format!("security = \"none\"\n{PLAIN}");
-    let cases: [(&str, Script, &str); 5] = [
+    let password = format!("{plain}username = \"u\"\npassword = \"password\"\n");
+    let cases: [(&str, Script, &str); 6] = [
+        // A password goes to no server that does not ask for it.
+        (&password, &[("EHLO", "250-x\r\n250 AUTH XOAUTH2")], "auth"),
         (&plain, &[("", "SSH-2.0-OpenSSH_9.2")], "reply"),
         (&plain, &[("DATA", "")], "reply"),
         // Without STARTTLS nothing is sent.
@@ -378,6 +381,7 @@ async fn what_gives_no_usable_answer_is_a_fault() {
         assert_eq!(sent.error().0, code, "{script:?}");
         assert_eq!(sent.result.as_ref().unwrap_err().disposition, Disposition::ByCode("fault"));
         assert!(!sent.said.iter().any(|line| line.starts_with("RCPT") && settings == PLAIN));
+        assert!(!sent.said.iter().any(|line| line.starts_with("AUTH")));
     }
 }
 
@@ -447,6 +451,7 @@ attachments = [{ name = "a", text = "b", base64 = "c" }, { name = "d", content_t
     assert!(sign_in("auth = \"xoauth2\"\n").contains("S0358: xoauth2 needs oauth"));
     assert!(sign_in("username = \"u\"\n").contains("S0358: this sign-in needs a password"));
     assert!(sign_in("oauth = \"male\"\n").contains("S0204"));
+    assert!(sign_in("hello = \"a b\"\n").contains("S0358: a server is greeted"));
     let nobody = problems("connect = \"mail.example:587\"\nfrom = \"a@example.org\"\nto = []\n");
     assert!(nobody.contains("S0357: a mail without a recipient"), "{nobody}");
     let codes = "S0214: \"AA\" is no reply code of this kind of operation (there are codes such as 550";
