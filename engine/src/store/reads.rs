@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::bodies::{Absent, Found, Place};
+use super::index::{Cursor, Index, Searched};
 use super::overlay::Memory;
 use super::readers::ReadFailure;
 use super::search::{self, Compiled};
@@ -26,10 +27,8 @@ impl Store {
     /// One header. One that is not in memory is read from the disk.
     pub fn header(&self, id: MessageId) -> Option<Header> {
         let recent = self.state().header(id);
-        let found = recent.or_else(|| {
-            let found = self.0.embedded.as_ref()?.index.header(id, &mut Memory(&self.0.shared));
-            self.readable(found).flatten()
-        });
+        let found =
+            recent.or_else(|| self.indexed(|index| index.header(id, &mut Memory(&self.0.shared))).flatten());
         // It may have come back into memory meanwhile.
         found.or_else(|| self.state().header(id))
     }
@@ -55,20 +54,37 @@ impl Store {
 
     /// What the index has of a session. Asked after memory: what left memory meanwhile is in the index.
     fn indexed_session(&self, id: SessionId) -> Option<(Vec<Header>, Vec<Event>)> {
-        let embedded = self.0.embedded.as_ref()?;
-        self.readable(embedded.index.session(id, &mut Memory(&self.0.shared)))
+        self.indexed(|index| index.session(id, &mut Memory(&self.0.shared)))
     }
 
-    /// What the index said. A damaged file is reported and made again; messages flow on.
-    pub(super) fn readable<T>(&self, result: Result<T, index::Error>) -> Option<T> {
-        match result {
-            Ok(found) => Some(found),
-            Err(error) => {
-                let place = error.file().map_or_else(|| "index".to_owned(), |file| format!("index/{file}"));
-                self.0.shared.report_damage(&place, "part of the index");
-                None
+    /// What the index says. A damaged file is reported and left out; messages flow on.
+    pub(super) fn indexed<T>(&self, ask: impl Fn(&Index) -> Result<T, index::Error>) -> Option<T> {
+        let index = &self.0.embedded.as_ref()?.index;
+        loop {
+            match ask(index) {
+                Ok(found) => return Some(found),
+                Err(error) if self.left_out(index, &error) => {}
+                Err(_) => return None,
             }
         }
+    }
+
+    /// Reports what the index could not read. A damaged file is taken out and removed, so that the next start
+    /// makes it again; until then lists say that they are behind. Whether to ask again without it.
+    fn left_out(&self, index: &Index, error: &index::Error) -> bool {
+        let shared = &self.0.shared;
+        let place = error.file().map_or_else(|| "index".to_owned(), |file| format!("index/{file}"));
+        shared.report_damage(&place, "part of the index (made again at the next start)");
+        for event in shared.take_told() {
+            self.log(event);
+        }
+        let Some(file) = error.file() else { return false };
+        if index.remove(file) {
+            let now = u64::try_from(self.clock().now().as_microsecond()).unwrap_or(1);
+            // Lists that are behind for another reason stay behind since then.
+            let _ = shared.rebuilding_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        }
+        true
     }
 
     /// A body, from memory or from the journal (checked against its CRC).
@@ -99,8 +115,7 @@ impl Store {
 
     /// Where the index says that a body is.
     fn indexed_body(&self, id: BodyId) -> Option<Absent> {
-        let embedded = self.0.embedded.as_ref()?;
-        let row = self.readable(embedded.index.body(id)).flatten()?;
+        let row = self.indexed(|index| index.body(id)).flatten()?;
         Some(Absent { place: row.place, kind: Arc::new(row.kind) })
     }
 
@@ -195,22 +210,39 @@ impl Store {
         let came_back = self.state().came_back;
         let mut recent = self.headers_in_memory(filter, before, wanted);
         let Some(embedded) = &self.0.embedded else { return Ok(recent) };
-        let mut cursor = embedded.index.messages(filter, before);
-        let mut older = Vec::new();
-        while older.len() < wanted {
-            let step = cursor.step(&mut Memory(&self.0.shared), wanted - older.len());
-            let step = step.map_err(|error| ReadError::Search(error.to_string()))?;
-            older.extend(step.rows);
-            if step.reached == 0 {
-                break;
-            }
-        }
+        let older = self.older(&embedded.index, wanted, |index| index.messages(filter, before))?;
         if self.state().came_back != came_back {
             let mut now = self.headers_in_memory(filter, before, wanted);
             now.append(&mut recent);
             recent = now;
         }
         Ok(newest(recent, older, wanted, |header| header.id.0))
+    }
+
+    /// The newest rows that a cursor gives.
+    fn older<T: Searched>(
+        &self,
+        index: &Index,
+        wanted: usize,
+        cursor: impl Fn(&Index) -> Cursor<T>,
+    ) -> Result<Vec<T>, ReadError> {
+        let (mut rows, mut cursor_now) = (Vec::new(), cursor(index));
+        while rows.len() < wanted {
+            match cursor_now.step(&mut Memory(&self.0.shared), wanted - rows.len()) {
+                Ok(step) => {
+                    rows.extend(step.rows);
+                    if step.reached == 0 {
+                        break;
+                    }
+                }
+                Err(error) if self.left_out(index, &error) => {
+                    rows.clear();
+                    cursor_now = cursor(index);
+                }
+                Err(error) => return Err(ReadError::Search(error.to_string())),
+            }
+        }
+        Ok(rows)
     }
 
     fn headers_in_memory(&self, filter: &MessageFilter, before: Option<u64>, wanted: usize) -> Vec<Header> {
@@ -251,16 +283,7 @@ impl Store {
     ) -> Result<Vec<Event>, ReadError> {
         let recent = self.newest_events(filter, before.unwrap_or(u64::MAX), wanted);
         let Some(embedded) = &self.0.embedded else { return Ok(recent) };
-        let mut cursor = embedded.index.events(filter, before);
-        let mut older = Vec::new();
-        while older.len() < wanted {
-            let step = cursor.step(&mut Memory(&self.0.shared), wanted - older.len());
-            let step = step.map_err(|error| ReadError::Search(error.to_string()))?;
-            older.extend(step.rows);
-            if step.reached == 0 {
-                break;
-            }
-        }
+        let older = self.older(&embedded.index, wanted, |index| index.events(filter, before))?;
         Ok(newest(recent, older, wanted, |event| event.id.0))
     }
 

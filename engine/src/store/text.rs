@@ -5,13 +5,14 @@
 //! in the journal, those that lie close together at once: messages of one time are neighbours there, so most
 //! reads are long and in sequence. Each batch is one blocking task; whoever drops the search (a client that
 //! went away) ends it after the batch that is being read. A search stops at its bound of time or bytes, says
-//! so, and tells where to go on.
+//! so, and tells where to go on. Few searches run at once, because they compete with messages for the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use jiff::SignedDuration;
 use memchr::memmem::Finder;
+use tokio::sync::Semaphore;
 
 use super::bodies::{Found, Place};
 use super::readers::{ReadFailure, Readers};
@@ -30,6 +31,8 @@ pub(super) struct Bound {
 /// Long enough for a day of most stores; short enough for somebody who waits.
 pub(super) const BOUND: Bound = Bound { time: Duration::from_secs(5), bytes: 1 << 30 };
 
+/// How many searches run at once in this process.
+static TURNS: Semaphore = Semaphore::const_new(2);
 /// The first batch is small, because often the newest messages have what is looked for.
 const FIRST: usize = 64;
 const MOST: usize = 1024;
@@ -75,6 +78,8 @@ impl Store {
         limit: usize,
         bound: Bound,
     ) -> Result<Page<Header>, ReadError> {
+        // Never closed.
+        let _turn = TURNS.acquire().await;
         let time = SignedDuration::try_from(bound.time).unwrap_or(SignedDuration::MAX);
         let end = self.clock().now().saturating_add(time).unwrap_or(jiff::Timestamp::MAX);
         let needle = Needle::new(text);
@@ -131,7 +136,7 @@ impl Store {
             }
         }
         if let Some(embedded) = &self.0.embedded {
-            let indexed = self.readable(embedded.index.bodies(&unknown)).unwrap_or_default();
+            let indexed = self.indexed(|index| index.bodies(&unknown)).unwrap_or_default();
             places.extend(indexed.into_iter().map(|row| (row.id, row.place)));
             for run in runs(places) {
                 self.search_run(&embedded.readers, &run, needle, &mut scratch, &mut found)?;

@@ -289,6 +289,14 @@ impl Index {
         drop(before);
     }
 
+    /// Takes a file out of the set and removes it; whether it was there.
+    pub(in crate::store) fn remove(&self, name: &str) -> bool {
+        let found = self.files().iter().find(|file| file.name() == name).cloned();
+        let there = found.is_some();
+        self.replace(found.as_slice(), Vec::new());
+        there
+    }
+
     /// Messages that match, newest first, below `before`.
     pub(in crate::store) fn messages(&self, filter: &MessageFilter, before: Option<u64>) -> Cursor<Header> {
         Cursor::new(self, filter, before)

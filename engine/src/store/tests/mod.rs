@@ -3,6 +3,7 @@
 
 mod backup;
 mod contract;
+mod derived;
 mod faults;
 mod format;
 mod keys;
