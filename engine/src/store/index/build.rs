@@ -97,11 +97,6 @@ impl Builder {
         self.headers.len() + self.events.len() + self.bodies.len()
     }
 
-    /// About how many bytes of memory they take.
-    pub(in crate::store) fn memory(&self) -> usize {
-        self.headers.memory() + self.events.memory() + self.bodies.memory()
-    }
-
     /// Writes the rows, and those of `parts` (oldest first), as one file and opens it. A part file
     /// (`coverage.part > 0`) is not synced: it does not outlive the process.
     pub(in crate::store) fn write(

@@ -5,34 +5,11 @@ use std::collections::BTreeMap;
 use super::body::{BodyRow, read_body};
 use super::cursor::counting;
 use super::file::{IndexFile, RowBlock};
-use super::format::{GroupKey, IS_ERROR, NOBODY, PROVISIONAL, RESPONSE, VARIOUS};
 use super::query::Searched;
 use super::{Error, Index, Kind, Overlay};
 use crate::event::Event;
-use crate::header::{self, Header, Status};
+use crate::header::Header;
 use crate::id::{BodyId, MessageId, SessionId};
-use crate::store::record::status_of;
-
-/// How many headers of a file are equal in everything that is counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::store) struct Total<'a> {
-    /// They were not final when the file was written.
-    pub(in crate::store) provisional: bool,
-    /// Request or response.
-    pub(in crate::store) kind: header::Kind,
-    /// `Header::is_error`.
-    pub(in crate::store) is_error: bool,
-    /// Their status.
-    pub(in crate::store) status: Status,
-    /// Their source; absent where there were too many names.
-    pub(in crate::store) source: Option<&'a str>,
-    /// Their target, if any.
-    pub(in crate::store) target: Option<&'a str>,
-    /// Their type; absent where there were too many.
-    pub(in crate::store) type_name: Option<&'a str>,
-    /// How many.
-    pub(in crate::store) rows: u32,
-}
 
 impl Index {
     /// One header: its settled row, or a provisional one that counts.
@@ -227,26 +204,5 @@ impl IndexFile {
             }
         }
         Ok(())
-    }
-
-    /// How many headers there are of each kind, without reading.
-    pub(in crate::store) fn totals(&self) -> impl Iterator<Item = Total<'_>> {
-        let name = |number: u16| match number {
-            VARIOUS | NOBODY => None,
-            number => self.directory.names.get(number as usize).map(|name| &**name),
-        };
-        self.directory.headers.groups.iter().map(move |group| {
-            let GroupKey { flags, code, names: [source, target, type_name] } = group.key;
-            Total {
-                provisional: flags & PROVISIONAL != 0,
-                kind: if flags & RESPONSE == 0 { header::Kind::Request } else { header::Kind::Response },
-                is_error: flags & IS_ERROR != 0,
-                status: status_of(code).unwrap_or(Status::Created),
-                source: name(source),
-                target: name(target),
-                type_name: name(type_name),
-                rows: group.rows,
-            }
-        })
     }
 }

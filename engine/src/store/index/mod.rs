@@ -11,7 +11,7 @@
 //!   when the last reader lets go.
 //! - [`Index::header`], [`Index::session`], [`Index::body`] look one thing up; [`Index::messages`] and
 //!   [`Index::events`] give a [`Cursor`] for newest first in bounded steps; [`IndexFile::scan_headers`] and
-//!   the like walk one file in order; [`IndexFile::totals`] counts without reading.
+//!   the like walk one file in order.
 //! - [`Overlay`] is how memory has its say: whether a provisional row still counts, and whether a row belongs
 //!   to a session that is dead in that segment.
 //!
@@ -90,6 +90,7 @@ use self::environment::Environment;
 pub(in crate::store) use self::file::IndexFile;
 pub(in crate::store) use self::format::{Coverage, Description};
 pub(in crate::store) use self::hash::Secret;
+pub(in crate::store) use self::query::Searched;
 use super::record::Sealer;
 use super::{EventFilter, MessageFilter};
 use crate::event::Event;

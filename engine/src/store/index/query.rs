@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use super::file::IndexFile;
-use super::format::{Group, GroupKey, PROVISIONAL, RESPONSE, Table, VARIOUS};
+use super::format::{GroupKey, PROVISIONAL, RESPONSE, Table, VARIOUS};
 use super::hash::Secret;
 use super::{Error, Kind};
 use crate::event::{Event, Level};

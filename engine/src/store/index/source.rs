@@ -40,10 +40,6 @@ impl Collected {
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
-
-    pub(super) fn memory(&self) -> usize {
-        self.bytes.len() + self.entries.len() * size_of::<Entry>() + self.hashes.len() * 16
-    }
 }
 
 /// A row that is next in its source.

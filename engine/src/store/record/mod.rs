@@ -68,11 +68,6 @@ pub(in crate::store) fn status_number(status: Status) -> u8 {
     STATUSES.iter().position(|known| *known == status).unwrap_or_default() as u8
 }
 
-/// The status of a number on disk.
-pub(in crate::store) fn status_of(number: u8) -> Option<Status> {
-    STATUSES.get(usize::from(number)).copied()
-}
-
 /// The number of a level on disk.
 pub(in crate::store) fn level_number(level: Level) -> u8 {
     LEVELS.iter().position(|known| *known == level).unwrap_or_default() as u8

@@ -170,19 +170,6 @@ fn check_metas(world: &World, index: &Index) {
         file.scan_headers(|header, provisional| found.push((header, provisional))).unwrap();
         assert_eq!(found, rows);
         assert_eq!(meta.provisional as usize, rows.iter().filter(|(_, provisional)| *provisional).count());
-        assert_eq!(file.totals().map(|total| total.rows as usize).sum::<usize>(), rows.len());
-        for total in file.totals() {
-            let fits = |(header, provisional): &&(Header, bool)| {
-                *provisional == total.provisional
-                    && header.kind == total.kind
-                    && header.is_error() == total.is_error
-                    && header.status == total.status
-                    && Some(header.source.as_str()) == total.source
-                    && header.target.as_ref().map(|target| target.as_str()) == total.target
-                    && Some(&*header.type_name) == total.type_name
-            };
-            assert_eq!(rows.iter().filter(fits).count(), total.rows as usize);
-        }
         let mut foreign = std::collections::BTreeMap::new();
         let activity = rows.iter().map(|(header, _)| {
             (header.session.0, header.processed.unwrap_or(header.created).max(header.created))
