@@ -21,5 +21,6 @@ mod readme;
 mod relay;
 mod replay;
 mod resource_server;
+mod store;
 mod support;
 mod tls;

@@ -38,9 +38,42 @@ pub type Metrics = PrometheusHandle;
 
 /// Collects the metrics of the whole process from here on; once per process.
 pub fn install_metrics() -> Result<Metrics, String> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .install_recorder()
-        .map_err(|error| format!("metrics cannot be collected: {error}"))
+        .map_err(|error| format!("metrics cannot be collected: {error}"))?;
+    describe();
+    Ok(handle)
+}
+
+/// What the metrics of the store mean, for the `# HELP` lines.
+fn describe() {
+    for (name, text) in [
+        ("septet_store_transactions_total", "transactions that are on stable storage"),
+        (
+            "septet_store_batches_total",
+            "writes with one sync each; transactions by batches is the group commit",
+        ),
+        ("septet_store_written_bytes_total", "bytes written to the journal"),
+        ("septet_store_events_dropped_total", "events that found no room on their way to the disk"),
+    ] {
+        metrics::describe_counter!(name, text);
+    }
+    metrics::describe_histogram!("septet_store_sync_seconds", "how long a sync of the journal took");
+    for (name, text) in [
+        ("septet_store_segments", "files of the journal"),
+        ("septet_store_bytes", "bytes of the journal's files"),
+        ("septet_store_free_bytes", "what the disk below the store has free"),
+        ("septet_store_min_free_bytes", "new messages are refused when less than this is free"),
+        ("septet_store_waiting", "transactions on their way to the disk"),
+        ("septet_store_accepting", "1 when new messages are taken"),
+        ("septet_store_index_rebuild_left", "segments whose index is still to be made again"),
+        ("septet_queue_depth", "messages waiting for an item, in flight or retrying included"),
+        ("septet_in_flight", "messages that an item is working on"),
+        ("septet_suspended", "messages that wait for an operator"),
+        ("septet_item_running", "1 when the item runs"),
+    ] {
+        metrics::describe_gauge!(name, text);
+    }
 }
 
 /// What the API works on.

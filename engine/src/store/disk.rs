@@ -168,6 +168,11 @@ impl Disk {
         *self.synced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What new messages leave free.
+    pub(super) fn floor(&self) -> u64 {
+        self.floor
+    }
+
     pub(super) fn files(&self) -> &dyn Files {
         &*self.files
     }

@@ -91,6 +91,11 @@ impl Journal {
         }
     }
 
+    /// How many transactions have not been taken up by the writer.
+    pub(super) fn waiting(&self) -> u64 {
+        self.jobs.as_ref().map_or(0, |jobs| u64::try_from(jobs.len()).unwrap_or(u64::MAX))
+    }
+
     /// The writer stops trying to write to a full disk.
     pub(super) fn stop_retrying(&self) {
         self.stop.store(true, Ordering::Release);

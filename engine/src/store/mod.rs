@@ -97,6 +97,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod text;
+mod vitals;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -126,6 +127,7 @@ pub use self::purge::{Purge, PurgeError, Purged};
 use self::readers::Readers;
 use self::shared::Shared;
 use self::state::{State, Touched};
+pub use self::vitals::Vitals;
 use crate::clock::SharedClock;
 use crate::event::{Event, Level, NewEvent};
 use crate::files::Files;

@@ -43,6 +43,19 @@ pub(crate) async fn metrics(State(context): State<Context>) -> impl IntoResponse
         let running = item.state == septet_engine::director::ItemState::Running;
         metrics::gauge!("septet_item_running", &labels).set(if running { 1.0 } else { 0.0 });
     }
+    let store = engine.store().clone();
+    if let Ok(Ok(Some(vitals))) = tokio::task::spawn_blocking(move || store.vitals()).await {
+        let labels = [("production", production)];
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        {
+            metrics::gauge!("septet_store_segments", &labels).set(vitals.segments as f64);
+            metrics::gauge!("septet_store_bytes", &labels).set(vitals.bytes as f64);
+            metrics::gauge!("septet_store_free_bytes", &labels).set(vitals.free as f64);
+            metrics::gauge!("septet_store_min_free_bytes", &labels).set(vitals.floor as f64);
+            metrics::gauge!("septet_store_waiting", &labels).set(vitals.waiting as f64);
+        }
+        metrics::gauge!("septet_store_accepting", &labels).set(if vitals.accepting { 1.0 } else { 0.0 });
+    }
     let text = context.parts.metrics.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

@@ -6,6 +6,7 @@ use super::{Finding, Folder, KeyState, OfflineError, Report, salt};
 use crate::files;
 use crate::header::Kind;
 use crate::store::change::Change;
+use crate::store::checkpoint;
 use crate::store::journal::Identity;
 use crate::store::open::OpenError;
 use crate::store::record::{self, Entry, RecordError};
@@ -20,6 +21,8 @@ pub(super) struct Seen {
     /// The epoch is not known any more.
     pub(super) nameless: bool,
     pub(super) segments: Vec<Scan>,
+    /// The last transaction of the journal, and a later one that a checkpoint knows.
+    pub(super) behind: Option<(u64, u64)>,
 }
 
 /// Reads all of it.
@@ -30,7 +33,7 @@ pub(super) fn look(
 ) -> Result<Seen, OfflineError> {
     let headers: Vec<SegmentHeader> =
         folder.numbers.iter().rev().filter_map(|number| header(folder, *number)).collect();
-    let mut seen = Seen { identity: None, nameless: headers.is_empty(), segments: Vec::new() };
+    let mut seen = Seen { identity: None, nameless: headers.is_empty(), segments: Vec::new(), behind: None };
     let identity = match headers.first() {
         Some(header) => Some(Identity { epoch: header.epoch, salt: header.salt, key_id: header.key_id }),
         None => derived_identity(folder, vault.as_ref())?,
@@ -63,9 +66,7 @@ pub(super) fn look(
     for number in folder.numbers.iter().copied() {
         let path = segment::path(&folder.journal, number);
         let content = files::read(folder.files, &path).map_err(|error| OpenError::io(&path, error))?;
-        records.segment = number;
-        records.bodies_bad.clear();
-        records.missing.clear();
+        records.begin(number, SegmentHeader::decode(&content).filter(|header| header.salt == identity.salt));
         let scan = scan(&content, number, identity.salt, &mut |frame| records.look(&content, frame));
         if let Some(text) = records.wrong_key.take() {
             report.key = KeyState::Wrong(text);
@@ -80,7 +81,24 @@ pub(super) fn look(
         seen.segments.push(scan);
     }
     records.add_to(&mut report.counts);
+    seen.behind = behind(folder, &records);
+    if let (Some((there, known)), Some(last)) = (seen.behind, seen.segments.last()) {
+        let text = format!(
+            "transactions {} to {known} are missing at its end: the newest checkpoint has their state",
+            there + 1
+        );
+        let (file, offset) = (segment::path(&folder.journal, last.number), Some(last.end as u64));
+        report.problem(Finding { kind: "tail", file, offset, length: None, text });
+    }
     Ok(seen)
+}
+
+/// The last transaction in the journal and the last that the newest checkpoint knows, where that is more.
+fn behind(folder: &Folder<'_>, records: &Records) -> Option<(u64, u64)> {
+    let (vault, there) = (records.vault.as_ref()?, records.sequence?);
+    let (newest, _) = checkpoint::load(folder.files, &folder.path, vault).ok()?.newest?;
+    let known = newest.snapshot.sequence;
+    (known > there).then_some((there, known))
 }
 
 fn header(folder: &Folder<'_>, number: u64) -> Option<SegmentHeader> {
@@ -210,6 +228,25 @@ struct Records {
 }
 
 impl Records {
+    /// The next segment. Its header may go on behind what is there: with what a checkpoint had when the store was
+    /// opened.
+    fn begin(&mut self, number: u64, header: Option<SegmentHeader>) {
+        self.segment = number;
+        self.bodies_bad.clear();
+        self.missing.clear();
+        let (Some(before), Some(batch), Some(header)) = (self.sequence, self.batch, header) else { return };
+        if header.batch == batch + 1 && header.sequence > before {
+            let text = format!(
+                "transactions {} to {} are not in the journal; a checkpoint had their state",
+                before + 1,
+                header.sequence
+            );
+            self.missing.push(("lost", 0, text));
+            self.lost = true;
+            self.sequence = Some(header.sequence);
+        }
+    }
+
     /// Reads a whole frame; gives how many transactions it holds.
     fn look(&mut self, content: &[u8], frame: &Frame<'_>) -> Result<u64, String> {
         if self.batch.is_some_and(|before| before + 1 != frame.header.batch) {

@@ -94,6 +94,14 @@ pub async fn repair(
             }
         }
         let mut actions = actions(path, &steps);
+        if let (Some((there, known)), Some(last)) = (seen.behind, seen.segments.last()) {
+            actions.push(Action {
+                file: segment::path(&folder.journal, last.number),
+                offset: last.end as u64,
+                length: 0,
+                text: format!("the journal goes on behind transaction {known}: a checkpoint has the state of those after {there}"),
+            });
+        }
         actions.extend(folder.bad_checkpoints.iter().map(|file| Action {
             file: file.clone(),
             offset: 0,

@@ -88,8 +88,11 @@ impl Closed {
                 gone.push(*id);
                 continue;
             };
-            let body = store.body(header.body_id.unwrap()).await.unwrap();
-            assert_eq!(body.as_text(), Some(text.as_str()));
+            match store.body(header.body_id.unwrap()).await {
+                Ok(body) => assert_eq!(body.as_text(), Some(text.as_str())),
+                // The index still has its header.
+                Err(_) => gone.push(*id),
+            }
         }
         gone
     }
@@ -175,7 +178,14 @@ async fn a_flipped_byte_is_found_quarantined_and_the_rest_stays_readable() {
     let store = closed.open().unwrap();
     // The two messages of a pair may share a frame.
     assert!((1..=2).contains(&closed.gone(&store).await.len()));
-    assert_eq!(store.events(&EventFilter::default(), None, 10).unwrap().entries[0].kind, "store.repaired");
+    assert!(
+        store
+            .events(&EventFilter::default(), None, 10)
+            .unwrap()
+            .entries
+            .iter()
+            .any(|event| event.kind == "store.repaired")
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,127 @@
+//! `septet store` on the real binary: check, repair, backup while messages come in, restore.
+
+use serde_json::Value;
+
+use crate::support::mllp::{Client, Receiver, msa, oru};
+use crate::support::{Septet, free_port};
+
+fn production(inbound: u16, outbound: u16) -> String {
+    format!(
+        r#"
+[production]
+name = "relay"
+[store]
+path = "data"
+retention = "30d"
+segment_size = "1MiB"
+[admin]
+listen = "127.0.0.1:{{admin}}"
+[services.in]
+type = "hl7.mllp"
+listen = "127.0.0.1:{inbound}"
+targets = ["out"]
+[operations.out]
+type = "hl7.mllp"
+connect = "127.0.0.1:{outbound}"
+retry_interval = "50ms"
+"#
+    )
+}
+
+async fn send(port: u16, from: usize, count: usize) {
+    let mut client = Client::connect(port).await;
+    for n in from..from + count {
+        let id = format!("M{n}");
+        let mut message = oru(&id, &id, "4711");
+        message.push_str(&format!("NTE|1||{}\r", "x".repeat(4000)));
+        client.write(&Client::frame(message.as_bytes())).await.unwrap();
+        assert_eq!(msa(&client.read().await.unwrap()), ("AA".to_owned(), id));
+    }
+}
+
+fn json(output: &std::process::Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_made_while_messages_come_in_is_checked_and_restored() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let _receiver = Receiver::listen(outbound).await;
+    let mut septet = Septet::write(&production(inbound, outbound));
+    septet.run().await;
+    let at = |name: &str| septet.path(name).display().to_string();
+    let (data, backup, copy) = (at("data"), at("backup"), at("copy"));
+    let url = septet.url("");
+    let make = |septet: &Septet| septet.command(&["store", "backup", "--url", &url, &backup]);
+
+    send(inbound, 0, 100).await;
+    let sending = tokio::spawn(send(inbound, 100, 400));
+    let first = make(&septet);
+    assert_eq!(first.status.code(), Some(0), "{first:?}");
+    sending.await.unwrap();
+    septet
+        .until("/api/v1/queues", |all| {
+            all["queues"].as_array().unwrap().iter().all(|queue| queue["depth"] == 0)
+        })
+        .await;
+    let again = make(&septet);
+    assert_eq!(again.status.code(), Some(0), "{again:?}");
+    let third = String::from_utf8(make(&septet).stdout).unwrap();
+    // What the audit event of the second copy takes is all that is new.
+    let copied: u64 = third.split(", ").last().unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!(copied < 10_000, "{third}");
+    let events = septet.get("/api/v1/events?kind=store.copied").await;
+    assert!(!events["events"].as_array().unwrap().is_empty());
+
+    let in_use = septet.command(&["store", "check", &data]);
+    assert_eq!(in_use.status.code(), Some(3));
+    assert!(String::from_utf8(in_use.stderr).unwrap().contains("in use by process"));
+    assert_eq!(septet.terminate(), Some(0));
+    let original = json(&septet.command(&["store", "check", "--json", &data]));
+    assert_eq!((&original["problem_count"], &original["clean"]), (&0.into(), &true.into()));
+
+    let restored = septet.command(&["store", "restore", &backup, &copy]);
+    assert_eq!(restored.status.code(), Some(0), "{restored:?}");
+    assert!(String::from_utf8(restored.stdout).unwrap().contains("it needs key"));
+    assert_eq!(septet.command(&["store", "check", &copy]).status.code(), Some(3), "the key is not there yet");
+    std::fs::copy(septet.path("data/store.key"), septet.path("copy/store.key")).unwrap();
+    let report = json(&septet.command(&["store", "check", "--json", &copy]));
+    assert_eq!(report["problem_count"], 0, "{report}");
+    assert_ne!(report["epoch"], original["epoch"]);
+    assert_eq!(report["counts"]["headers"], original["counts"]["headers"]);
+    assert_eq!(septet.command(&["store", "restore", &backup, &copy]).status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flipped_byte_is_found_and_repaired_and_the_engine_goes_on() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let _receiver = Receiver::listen(outbound).await;
+    let mut septet = Septet::write(&production(inbound, outbound));
+    septet.run().await;
+    send(inbound, 0, 300).await;
+    assert_eq!(septet.terminate(), Some(0));
+    let data = septet.path("data").display().to_string();
+    let segment = septet.path("data/journal/0000000001.seg");
+    let mut content = std::fs::read(&segment).unwrap();
+    content[500_000] ^= 0x10;
+    std::fs::write(&segment, content).unwrap();
+
+    let found = septet.command(&["store", "check", "--json", &data]);
+    assert_eq!(found.status.code(), Some(1));
+    let problem = &json(&found)["problems"][0];
+    assert!(problem["file"].as_str().unwrap().ends_with("0000000001.seg"), "{problem}");
+    let offset = problem["offset"].as_u64().unwrap();
+    assert!(offset <= 500_000 && offset + problem["length"].as_u64().unwrap() > 500_000);
+
+    let dry = septet.command(&["store", "repair", &data]);
+    assert!(String::from_utf8(dry.stdout).unwrap().contains("--yes does it"));
+    let done = septet.command(&["store", "repair", "--yes", &data]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    assert!(septet.path(&format!("data/quarantine/0000000001.seg-{offset}.bad")).is_file());
+    assert_eq!(septet.command(&["store", "check", &data]).status.code(), Some(0));
+
+    septet.run().await;
+    let events = septet.get("/api/v1/events?kind=store.repaired").await;
+    assert!(events["events"][0]["text"].as_str().unwrap().contains("0000000001.seg"));
+    send(inbound, 1000, 1).await;
+}
