@@ -148,7 +148,11 @@ fn signed_in(server: &Server, field: &str, asked: Asked, name: &str, answer: Sig
     }
     if answer != SignIn::Right {
         server.note(|| {
-            let event = NewEvent::new(Level::Warning, "sign_in.failed", "name or password is wrong");
+            let text = match answer {
+                SignIn::TooMany => "too many wrong passwords: not looked at",
+                _ => "name or password is wrong",
+            };
+            let event = NewEvent::new(Level::Warning, "sign_in.failed", text);
             // Only names that exist: people type passwords into the wrong field.
             if server.settings().user(name).is_some() { event.who(name) } else { event }
         });
