@@ -70,12 +70,6 @@ fn a_sign_in_needs_to_know_where_and_a_pin_is_a_digest() {
 }
 
 #[test]
-fn a_missing_key_file_is_named() {
-    let found = problems(|client| client.tls.ca = Some("/nowhere/ca.pem".into()));
-    assert_eq!(found, ["tls: cannot read /nowhere/ca.pem: entity not found"]);
-}
-
-#[test]
 fn values_that_cannot_be_are_named() {
     let plain = problems(|client| client.token_url = Some("http://vendor.example/token".into()));
     assert_eq!(plain, ["token_url: token_url cannot be used: plain http is allowed on loopback only"]);

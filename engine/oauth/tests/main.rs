@@ -4,5 +4,6 @@
 
 mod check;
 mod manager;
+mod sign_in;
 mod support;
 mod verifier;
