@@ -12,6 +12,8 @@ mod email;
 mod fhir;
 mod layout;
 mod main_job;
+mod oauth_client;
+mod oauth_client_leaks;
 mod oauth_client_oidc;
 mod oauth_server;
 mod openid;

@@ -165,7 +165,7 @@ impl Peer {
             self.read(response).await
         };
         tokio::select! {
-            reply = exchange => reply.map(|reply| Reply { body: secrets.scrub(reply.body), ..reply }),
+            reply = exchange => reply.map(|reply| secrets.scrub_reply(reply)),
             () = cx.runtime.clock.sleep(cx.response_timeout) => {
                 let text = format!("{} did not answer within {:?}", self.name, cx.response_timeout);
                 Err(OperationError::fault("timeout", text))
@@ -302,7 +302,7 @@ impl Reply {
     }
 
     fn header(&self, name: HeaderName) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
+        self.headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
     }
 
     /// The media type in lower case, and its charset.
@@ -351,6 +351,18 @@ impl Secrets {
         if clear.len() >= 6 {
             self.0.push(Zeroizing::new(clear.to_owned()));
         }
+    }
+
+    /// The reply without them: its body, and the header that is shown with a refusal.
+    fn scrub_reply(&self, mut reply: Reply) -> Reply {
+        reply.body = self.scrub(reply.body);
+        if let Some(challenge) = reply.headers.remove(header::WWW_AUTHENTICATE) {
+            let scrubbed = self.scrub(Bytes::copy_from_slice(challenge.as_bytes()));
+            if let Ok(scrubbed) = HeaderValue::from_maybe_shared(scrubbed) {
+                reply.headers.insert(header::WWW_AUTHENTICATE, scrubbed);
+            }
+        }
+        reply
     }
 
     /// `bytes` with every secret in it masked: a peer that echoes what it was sent puts no token into the

@@ -5,6 +5,7 @@ pub(crate) mod authority;
 pub(crate) mod mllp;
 pub(crate) mod peers;
 pub(crate) mod pki;
+pub(crate) mod scripted;
 pub(crate) mod shipped;
 pub(crate) mod vendor;
 

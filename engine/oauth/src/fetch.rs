@@ -186,7 +186,11 @@ impl Client {
         for (name, value) in &settings.params {
             fields.0.insert(name.clone(), value.clone());
         }
-        let sent = fields.secrets();
+        let mut sent = fields.secrets();
+        sent.extend(authorization.as_ref().and_then(|value| {
+            let (_, credentials) = value.split_once(' ')?;
+            Some(Zeroizing::new(credentials.to_owned()))
+        }));
         let client = net::client(&endpoint.token_url, &settings.tls, timeout)
             .map_err(|error| FetchError::new(error.code, error.text))?;
         let (content_type, body) = match self.body {

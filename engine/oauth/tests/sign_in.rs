@@ -36,7 +36,10 @@ fn rotating(lifetime: u32) -> impl FnMut(&Seen, usize) -> Response + Send + 'sta
             return json(400, r#"{"error":"invalid_grant","error_description":"used up"}"#);
         }
         good = format!("refresh-{n}");
-        json(200, &format!(r#"{{"access_token":"token-{n}","expires_in":{lifetime},"refresh_token":"{good}"}}"#))
+        json(
+            200,
+            &format!(r#"{{"access_token":"token-{n}","expires_in":{lifetime},"refresh_token":"{good}"}}"#),
+        )
     }
 }
 
@@ -141,13 +144,18 @@ async fn an_answer_from_another_issuer_and_a_refusal_are_told_apart() {
     let mut from_other = back(&sent, "code-1");
     from_other.iss = Some("https://evil.example/".into());
     let text = refused(bench.manager.callback("vendor", from_other, None).await);
-    assert!(text.contains("https://login.example is expected") && text.contains("https://evil.example/"), "{text}");
+    assert!(
+        text.contains("https://login.example is expected") && text.contains("https://evil.example/"),
+        "{text}"
+    );
     let sent = leave(&bench, None).await;
     let mut denied = back(&sent, "");
     denied.code = None;
     denied.error = Some("access_denied".into());
     denied.error_description = Some("not today".into());
-    let Err(SignInError::Failed(fault)) = bench.manager.callback("vendor", denied, None).await else { panic!() };
+    let Err(SignInError::Failed(fault)) = bench.manager.callback("vendor", denied, None).await else {
+        panic!()
+    };
     assert_eq!((fault.code.as_str(), fault.detail.unwrap().0.as_str()), ("access_denied", "not today"));
     assert!(!fault.text.contains("not today"));
 }
@@ -158,7 +166,11 @@ async fn o_18_an_id_token_is_judged_after_a_sign_in_and_ignored_otherwise() {
     let given = claims.clone();
     let server = Server::start(move |seen, n| {
         let payload = URL_SAFE_NO_PAD.encode(given.lock().unwrap().to_string());
-        let nonsense = if seen.form()["grant_type"] == "client_credentials" { "x.y.z".into() } else { format!("e30.{payload}.x") };
+        let nonsense = if seen.form()["grant_type"] == "client_credentials" {
+            "x.y.z".into()
+        } else {
+            format!("e30.{payload}.x")
+        };
         json(200, &format!(r#"{{"access_token":"token-{n}","expires_in":60,"id_token":"{nonsense}"}}"#))
     })
     .await;
@@ -223,10 +235,9 @@ async fn a_loud_alert_comes_days_before_a_refresh_token_ends_and_when_it_has_end
     let month = 30 * 86_400;
     let reply = r#"{"access_token":"t","expires_in":3600,"refresh_token":"r","refresh_expires_in":2592000}"#;
     let again = r#"{"access_token":"t","expires_in":3600}"#;
-    let server = Server::start(move |seen, _| {
-        json(200, if seen.form().contains_key("code") { reply } else { again })
-    })
-    .await;
+    let server =
+        Server::start(move |seen, _| json(200, if seen.form().contains_key("code") { reply } else { again }))
+            .await;
     let bench = signed_in(server, |_| {}).await;
     let ends = bench.manager.clients().remove(0).refresh_ends_at.unwrap();
     assert_eq!(ends, "2026-12-22T08:00:00Z".parse().unwrap());

@@ -373,7 +373,6 @@ pub const CODES: &[Code] = &[
         "A setting of an OAuth client cannot be used.",
         "The text says why.",
     ),
-    code("S0503", "not available yet", "This part of OAuth is not in this version.", "Use another grant."),
     code(
         "S0504",
         "authorization server without clients",
