@@ -2,11 +2,11 @@
 //! moment waits on the clock, never on the runtime's timer directly.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
@@ -32,7 +32,7 @@ pub type SharedClock = Arc<dyn Clock>;
 /// A limit that is set anew for every message: its timer stays in place from one message to the next and is
 /// looked at again only when it goes off, so that what ends in time costs no timer.
 #[derive(Default)]
-pub struct Patience(Option<(Timestamp, Pin<Box<dyn Future<Output = ()> + Send>>)>);
+pub struct Patience(Option<(Timestamp, BoxFuture<'static, ()>)>);
 
 impl Patience {
     /// Returns once `clock.now() >= moment`. Cancel-safe.
