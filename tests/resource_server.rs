@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use reqwest::{Client, RequestBuilder};
-use septet_engine::clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
+use crate::support::issuer::Issuer;
 use crate::support::peers::Peer;
 use crate::support::{Septet, assert_nowhere, free_port};
 
@@ -138,16 +138,7 @@ async fn o_10_hostile_tokens_are_refused_at_every_door_with_the_check_named() {
 /// O-13: an issuer's tokens are accounts of the admin API, with the role that a claim gives.
 #[tokio::test(flavor = "multi_thread")]
 async fn o_13_the_admin_api_takes_roles_from_claims() {
-    let key =
-        septet_oauth::keys::SigningKey::generate(septet_oauth::keys::algorithm("ES256").unwrap()).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let issuer = format!("http://{}", listener.local_addr().unwrap());
-    let discovery = json!({ "issuer": issuer, "jwks_uri": format!("{issuer}/keys") });
-    let keys = json!({ "keys": [key.public()] });
-    let router = axum::Router::new()
-        .route("/.well-known/openid-configuration", axum::routing::get(async move || axum::Json(discovery)))
-        .route("/keys", axum::routing::get(async move || axum::Json(keys)));
-    let served = tokio::spawn(async move { axum::serve(listener, router).await });
+    let issuer = Issuer::start().await;
     let production = r#"
 [production]
 name = "roles"
@@ -160,13 +151,9 @@ role_claim = "/realm_access/roles"
 auth = { issuer = "{issuer}", audience = ["septet"] }
 roles = { "Septet.Look" = "viewer", "Septet.Work" = "operator", "Septet.All" = "admin" }
 "#;
-    let septet = Septet::start(&production.replace("{issuer}", &issuer)).await;
-    let exp = SystemClock.now().as_second() + 600;
+    let septet = Septet::start(&production.replace("{issuer}", &issuer.url)).await;
     let token = |roles: Value| {
-        let claims = json!({
-            "iss": issuer, "aud": "septet", "sub": "jane", "exp": exp, "realm_access": { "roles": roles },
-        });
-        key.sign("at+jwt", &claims).unwrap()
+        issuer.token(json!({ "aud": "septet", "sub": "jane", "realm_access": { "roles": roles } }))
     };
     let client = Client::new();
     let status = async |request: RequestBuilder, token: &str| told(request.bearer_auth(token)).await.0;
@@ -190,7 +177,6 @@ roles = { "Septet.Look" = "viewer", "Septet.Work" = "operator", "Septet.All" = "
     let (none, challenge, _) = told(client.get(septet.url("/api/v1/items"))).await;
     assert_eq!((none, challenge.as_str()), (401, "Basic realm=\"septet\", Bearer realm=\"septet\""));
     assert_eq!(client.get(septet.url("/readyz")).send().await.unwrap().status(), 200);
-    served.abort();
 }
 
 const PLACEMENTS: &str = r#"

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use reqwest::{Certificate, Client, Identity};
 use serde_json::Value;
 
+use crate::support::issuer::Issuer;
 use crate::support::mllp::oru;
 use crate::support::pki::Pki;
 use crate::support::{Septet, files_below, free_port};
@@ -262,20 +263,12 @@ async fn the_admin_api_asks_for_client_certificates_and_takes_bound_tokens_with_
     for name in ["ann", "bob"] {
         pki.certificate(name, "ca", "DNS:client", 365);
     }
-    let key =
-        septet_oauth::keys::SigningKey::generate(septet_oauth::keys::algorithm("ES256").unwrap()).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let issuer = format!("http://{}", listener.local_addr().unwrap());
-    let discovery = serde_json::json!({ "issuer": issuer, "jwks_uri": format!("{issuer}/keys") });
-    let keys = serde_json::json!({ "keys": [key.public()] });
-    let router = axum::Router::new()
-        .route("/.well-known/openid-configuration", axum::routing::get(async move || axum::Json(discovery)))
-        .route("/keys", axum::routing::get(async move || axum::Json(keys)));
-    let served = tokio::spawn(async move { axum::serve(listener, router).await });
+    let issuer = Issuer::start().await;
     let text = format!(
         "[production]\nname = 'a'\n[store]\npath = 'data'\nretention = '1d'\n[admin]\nlisten = '127.0.0.1:{{admin}}'\n\
          tls = {{ cert = 'tls/server.pem', key = 'tls/server.key', client_ca = 'tls/ca.pem' }}\n\
-         auth = {{ issuer = '{issuer}', audience = 'a', certificate_bound = true }}\nroles = {{ look = 'viewer' }}\n"
+         auth = {{ issuer = '{}', audience = 'a', certificate_bound = true }}\nroles = {{ look = 'viewer' }}\n",
+        issuer.url
     );
     let mut septet = Septet::write(&text);
     std::os::unix::fs::symlink(folder.path().join("tls"), septet.path("tls")).unwrap();
@@ -300,16 +293,14 @@ async fn the_admin_api_asks_for_client_certificates_and_takes_bound_tokens_with_
     let digest: Vec<u8> =
         (0..32).map(|at| u8::from_str_radix(&pin[2 * at..2 * at + 2], 16).unwrap()).collect();
     let thumbprint = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, digest);
-    let exp = septet_engine::clock::Clock::now(&septet_engine::clock::SystemClock).as_second() + 600;
     let claims = serde_json::json!({
-        "iss": issuer, "aud": "a", "sub": "ann", "exp": exp, "scope": "look", "cnf": { "x5t#S256": thumbprint },
+        "aud": "a", "sub": "ann", "scope": "look", "cnf": { "x5t#S256": thumbprint },
     });
-    let token = key.sign("at+jwt", &claims).unwrap();
+    let token = issuer.token(claims);
     for (name, status) in [("ann", 200), ("bob", 401)] {
         let answer = client(name).get(url("/api/v1/items")).bearer_auth(&token).send().await.unwrap();
         assert_eq!(answer.status(), status, "{name}");
     }
-    served.abort();
 }
 
 #[test]

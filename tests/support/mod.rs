@@ -2,6 +2,7 @@
 //! admin API, and an independent vendor.
 
 pub(crate) mod authority;
+pub(crate) mod issuer;
 pub(crate) mod mllp;
 pub(crate) mod peers;
 pub(crate) mod pki;

@@ -220,6 +220,28 @@ fn accounts_decide_how_the_admin_api_may_listen() {
 }
 
 #[test]
+fn bearer_tokens_at_the_admin_api_need_roles_and_what_they_are_bound_to() {
+    let admin = |text: &str| problems(&around(&format!("[admin]\nlisten = '127.0.0.1:8700'\n{text}")));
+    let right = "[admin.auth]\nissuer = 'https://i.example'\naudience = 'a'\n[admin.roles]\nall = 'admin'";
+    assert_eq!(admin(right), "");
+    let wrong = "role_claim = 'groups'\n[admin.auth]\nissuer = 'https://i.example'\nsmart = true\ncertificate_bound = true";
+    let found = admin(wrong);
+    for expected in [
+        "error S0502: smart scopes are for http services",
+        "error S0501: certificate_bound needs the certificates of clients",
+        "warning S0620: without audience every token of this issuer counts",
+        "error S0501: no value of a claim means a role",
+    ] {
+        assert!(found.contains(expected), "missing {expected} in\n{found}");
+    }
+    let alone = admin("role_claim = 'groups'\nroles = { all = 'admin' }");
+    assert!(alone.contains("roles has no meaning without auth"), "{alone}");
+    assert!(alone.contains("role_claim has no meaning without auth"), "{alone}");
+    let open = problems(&around(&format!("[admin]\nlisten = '10.0.0.1:8700'\nbehind_proxy = true\n{right}")));
+    assert_eq!(open, "", "they are accounts");
+}
+
+#[test]
 fn items_that_do_not_fit_together_are_reported() {
     let text = r#"
 [production]
