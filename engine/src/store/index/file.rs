@@ -203,7 +203,6 @@ impl IndexFile {
     }
 
     /// Reads everything once: whether every byte is what was written.
-    #[cfg(test)]
     pub(in crate::store) fn verify(&self) -> Result<(), Error> {
         let mut head = [0; HEADER];
         let handle = self.handle()?;

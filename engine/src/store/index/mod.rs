@@ -220,6 +220,24 @@ struct Inner {
     set: Mutex<Arc<Set>>,
 }
 
+/// Reads every file of a folder once and changes nothing: the names of those that are not right, and why. One
+/// that was made with another key is only of no use.
+pub(in crate::store) fn verify(
+    files: Arc<dyn Files>,
+    folder: PathBuf,
+    secret: Secret,
+    sealer: Sealer,
+) -> Vec<(String, Error)> {
+    let names = files.list(&folder).unwrap_or_default();
+    let handles = environment::Handles::default();
+    let environment = Arc::new(Environment { files, folder, secret, sealer, handles });
+    let wrong = |name: String| {
+        let whole = IndexFile::open(&environment, &name).and_then(|file| file.verify());
+        whole.err().map(|error| (name, error))
+    };
+    names.into_iter().filter(|name| number_of(name).is_some()).filter_map(wrong).collect()
+}
+
 impl Index {
     /// Opens the files in a folder, which is made if need be; those of another `epoch`, and what cannot be
     /// opened, are left out and named.

@@ -296,6 +296,13 @@ impl Records {
         Ok(transactions)
     }
 
+    /// Whether what is not there may have been in a segment that was purged: what is older than the end of the
+    /// first segment that is there.
+    fn may_be_purged(&self, id: u64) -> bool {
+        let in_first = self.first.is_none_or(|first| first == self.segment);
+        self.some_purged && (in_first || id <= self.purged)
+    }
+
     fn commit(&mut self, offset: usize, sequence: u64, changes: &[Change]) {
         self.counts.transactions += 1;
         if let Some(before) = self.sequence.filter(|before| before + 1 != sequence) {
@@ -320,7 +327,7 @@ impl Records {
                     if *self.first.get_or_insert(self.segment) == self.segment {
                         self.purged = self.purged.max(header.id.0);
                     }
-                    let known = |ids: &Ids, id: u64| ids.has(id) || (self.some_purged && id <= self.purged);
+                    let known = |ids: &Ids, id: u64| ids.has(id) || self.may_be_purged(id);
                     let mut lacks = Vec::new();
                     if let Some(body) = header.body_id.filter(|body| !known(&self.bodies, body.0)) {
                         lacks.push(format!("message {} has body {body}, which is not there", header.id));
@@ -334,7 +341,7 @@ impl Records {
                 }
                 Change::Move(change) => {
                     let id = change.id;
-                    if !(self.headers.has(id.0) || self.some_purged && id.0 <= self.purged) {
+                    if !self.headers.has(id.0) && !self.may_be_purged(id.0) {
                         let text = format!("a change of message {id}, which is not there");
                         self.missing.push(("reference", offset, text));
                     }

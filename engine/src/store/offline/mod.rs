@@ -22,13 +22,15 @@ mod salt;
 mod scan;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
 pub use self::repair::{Repair, repair};
 use super::open::OpenError;
+use super::record::Sealer;
 use super::recovery;
-use super::{backup, key};
+use super::{backup, index, key};
 use crate::config::settings::Secret;
 use crate::files::{Files, Lock, LockError};
 use crate::vault::Vault;
@@ -177,6 +179,7 @@ impl Report {
 #[derive(Debug)]
 struct Folder<'a> {
     files: &'a dyn Files,
+    shared: Arc<dyn Files>,
     path: PathBuf,
     journal: PathBuf,
     numbers: Vec<u64>,
@@ -190,7 +193,8 @@ struct Folder<'a> {
 impl<'a> Folder<'a> {
     /// Takes the lock, where there is one to take: what was never opened here, or lies on a disk that cannot be
     /// written to, nobody has open.
-    fn open(files: &'a dyn Files, path: &Path) -> Result<Self, OfflineError> {
+    fn open(shared: &'a Arc<dyn Files>, path: &Path) -> Result<Self, OfflineError> {
+        let files = &**shared;
         let no_store = |text: &str| OfflineError::NoStore { path: path.to_owned(), text: text.to_owned() };
         let names = files.list(path).map_err(|error| no_store(&error.to_string()))?;
         let journal = path.join("journal");
@@ -221,6 +225,7 @@ impl<'a> Folder<'a> {
             checkpoint,
             bad_checkpoints,
             files,
+            shared: shared.clone(),
             path: path.to_owned(),
             journal,
             numbers,
@@ -236,13 +241,13 @@ impl<'a> Folder<'a> {
 }
 
 /// A look at files that are derived from the journal.
-type Derived = fn(&Folder<'_>, &mut Report);
+type Derived = fn(&Folder<'_>, Option<&Vault>, &mut Report);
 
 /// Checkpoint and index: each says what is wrong with its own files.
-const DERIVED: &[Derived] = &[checkpoints];
+const DERIVED: &[Derived] = &[checkpoints, index_files];
 
 /// Checkpoints that opening will pass over.
-fn checkpoints(folder: &Folder<'_>, report: &mut Report) {
+fn checkpoints(folder: &Folder<'_>, _: Option<&Vault>, report: &mut Report) {
     for file in &folder.bad_checkpoints {
         let text = "a checkpoint that does not fit its checksum; opening passes over it";
         let file = file.clone();
@@ -250,8 +255,29 @@ fn checkpoints(folder: &Folder<'_>, report: &mut Report) {
     }
 }
 
+/// Index files that opening will make again, or that would be found out when they are read.
+fn index_files(folder: &Folder<'_>, vault: Option<&Vault>, report: &mut Report) {
+    let Some(vault) = vault else { return };
+    let (path, sealer) = (folder.path.join("index"), Sealer { vault: vault.clone(), bodies: false });
+    let secret = index::Secret::new(vault.derive("septet index"));
+    for (name, error) in index::verify(folder.shared.clone(), path.clone(), secret, sealer) {
+        let foreign = matches!(error, index::Error::Foreign { .. });
+        let (file, text) = (path.join(name), format!("{error}; it will be made again"));
+        let finding = Finding { kind: "derived", file, offset: None, length: None, text };
+        if foreign { report.note(finding) } else { report.problem(finding) }
+    }
+}
+
 /// Looks at a store that nobody has open; changes nothing.
-pub fn check(files: &dyn Files, path: &Path, keys: &Keys) -> Result<Report, OfflineError> {
+pub fn check(
+    files: &(impl Files + Clone + 'static),
+    path: &Path,
+    keys: &Keys,
+) -> Result<Report, OfflineError> {
+    check_with(&(Arc::new(files.clone()) as Arc<dyn Files>), path, keys)
+}
+
+fn check_with(files: &Arc<dyn Files>, path: &Path, keys: &Keys) -> Result<Report, OfflineError> {
     let folder = Folder::open(files, path)?;
     let (report, _) = look(&folder, keys)?;
     Ok(report)
@@ -273,9 +299,10 @@ fn look(folder: &Folder<'_>, keys: &Keys) -> Result<(Report, journal::Seen), Off
         problems: Vec::new(),
         notes: Vec::new(),
     };
-    let seen = journal::look(folder, vault, &mut report)?;
+    let seen = journal::look(folder, vault.clone(), &mut report)?;
+    let vault = vault.filter(|_| report.key == KeyState::Right);
     for derived in DERIVED {
-        derived(folder, &mut report);
+        derived(folder, vault.as_ref(), &mut report);
     }
     quarantined(folder, &mut report);
     Ok((report, seen))

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::scan::Scan;
-use super::{Folder, KeyState, Keys, OfflineError, Report, check, look};
+use super::{Folder, KeyState, Keys, OfflineError, Report, check_with, look};
 use crate::clock::SharedClock;
 use crate::event::{Level, NewEvent};
 use crate::files::{self, Files};
@@ -73,7 +73,7 @@ pub async fn repair(
     write: bool,
 ) -> Result<Repair, OfflineError> {
     let (before, actions) = {
-        let folder = Folder::open(&*files, path)?;
+        let folder = Folder::open(&files, path)?;
         let (before, seen) = look(&folder, keys)?;
         match &before.key {
             KeyState::Right => {}
@@ -85,11 +85,19 @@ pub async fn repair(
             return Err(OpenError::Newer(newer.file.display().to_string()).into());
         }
         let steps = Plan::new(&folder, seen.identity, seen.nameless)?.steps(&seen.segments)?;
+        let derived: Vec<PathBuf> = before
+            .problems
+            .iter()
+            .filter(|problem| problem.kind == "derived")
+            .map(|problem| problem.file.clone())
+            .collect();
+        let length = |file: &PathBuf| files.open(file).and_then(|file| file.length()).unwrap_or_default();
+        let lengths: Vec<u64> = derived.iter().map(length).collect();
         if write {
             for step in &steps {
                 step.run(&folder).map_err(|error| OpenError::io(&folder.path, error))?;
             }
-            for file in &folder.bad_checkpoints {
+            for file in &derived {
                 set_file_aside(&folder, file).map_err(|error| OpenError::io(file, error))?;
             }
         }
@@ -102,11 +110,14 @@ pub async fn repair(
                 text: format!("the journal goes on behind transaction {known}: a checkpoint has the state of those after {there}"),
             });
         }
-        actions.extend(folder.bad_checkpoints.iter().map(|file| Action {
-            file: file.clone(),
-            offset: 0,
-            length: files.open(file).and_then(|file| file.length()).unwrap_or_default(),
-            text: "a checkpoint that cannot be used is set aside; an older one, or the journal, has the same".to_owned(),
+        actions.extend(derived.into_iter().zip(lengths).map(|(file, length)| {
+            Action {
+                file,
+                offset: 0,
+                length,
+                text: "a derived file that cannot be used is set aside; it is made again from the journal"
+                    .to_owned(),
+            }
         }));
         (before, actions)
     };
@@ -128,7 +139,7 @@ pub async fn repair(
     }
     store.close().await.map_err(|error| OpenError::io(path, error))?;
     drop(store);
-    let after = check(&*files, path, keys)?;
+    let after = check_with(&files, path, keys)?;
     Ok(Repair { before, actions, after: Some(after) })
 }
 
@@ -386,7 +397,7 @@ fn set_file_aside(folder: &Folder<'_>, file: &Path) -> io::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     folder.files.rename(file, &quarantine.join(format!("{name}.bad")))?;
     folder.files.sync_dir(&quarantine)?;
-    folder.files.sync_dir(&folder.path)
+    folder.files.sync_dir(file.parent().unwrap_or(&folder.path))
 }
 
 /// Keeps bytes of a segment, under a name that says where they were.
