@@ -66,8 +66,8 @@ pub(crate) struct CodeExchange {
 pub(crate) struct FetchError {
     pub(crate) fault: Fault,
     pub(crate) retry_after: Option<Duration>,
-    /// How far the server's clock is ahead of ours, where that is much.
-    pub(crate) skew: Option<SignedDuration>,
+    /// By how many seconds the server's clock is ahead of ours, where that is much.
+    pub(crate) skew: Option<i32>,
 }
 
 impl FetchError {
@@ -151,7 +151,7 @@ impl Client {
             if matches!(reply.status, 429 | 503) {
                 error.retry_after = retry_after(&reply.headers, asked);
             }
-            error.skew = skew;
+            error.skew = skew.and_then(|skew| i32::try_from(skew.as_secs()).ok());
             error
         })?;
         // A date is the server's: by its clock.

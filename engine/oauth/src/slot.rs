@@ -535,7 +535,7 @@ impl Slot {
             || matches!(client.auth, ClientAuth::SecretJwt | ClientAuth::PrivateKeyJwt);
         let found = match &answer {
             Err(error) if signs && (error.is("invalid_client") || error.is("invalid_grant")) => {
-                error.skew.unwrap_or_default()
+                SignedDuration::from_secs(error.skew.unwrap_or_default().into())
             }
             _ => return answer,
         };
