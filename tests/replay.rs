@@ -128,6 +128,11 @@ async fn a_selection_is_exported_as_files_or_as_lines_and_nothing_is_overwritten
     let into = format!("{}/", folder.display());
     assert!(run(&["messages", "--kind", "request", "--export", &into]).status.success());
     let mut files = files_below(&folder);
+    // By id, the number at the beginning of the name.
+    files.sort_by_key(|file| {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        name.split('-').next().unwrap().parse::<u64>().unwrap()
+    });
     assert_eq!(files.len(), 3);
     for (file, body) in files.iter().zip(receiver.bodies.lock().await.iter()) {
         assert_eq!(&std::fs::read_to_string(file).unwrap(), body, "the bytes as they arrived");

@@ -75,6 +75,7 @@ struct World {
     clock: Arc<ManualClock>,
     encrypt: bool,
     segment_size: u64,
+    window: usize,
     /// What each transaction did, in order: the first has sequence 1.
     effects: Vec<Vec<Effect>>,
     durable: usize,
@@ -88,8 +89,10 @@ impl World {
         let mut random = Random(seed);
         let encrypt = random.one_in(4);
         let segment_size = [4 << 10, 16 << 10, 64 << 10][random.below(3) as usize];
+        let window = [4, 16, 1 << 14][random.below(3) as usize];
         World {
             random,
+            window,
             files: SimFiles::new(),
             clock: manual_clock(),
             encrypt,
@@ -104,6 +107,7 @@ impl World {
     fn open(&self) -> Result<Store, OpenError> {
         let options = Options {
             segment_size: self.segment_size,
+            window: self.window,
             memory: 64 << 10,
             min_free: Some(0),
             key: self.key(),
@@ -222,6 +226,10 @@ impl World {
         self.durable = k;
         let expected = Model::of(&self.effects);
         let mut found = Model::default();
+        // An index file that the cut took is made again.
+        while store.search(&MessageFilter::default(), None, 1).await.unwrap().lag_ms > 0 {
+            tokio::task::yield_now().await;
+        }
         for header in store.search(&MessageFilter::default(), None, 1_000_000).await.unwrap().entries {
             let body = header.body_id.unwrap();
             let bytes = store.body(body).await.unwrap().bytes().clone();
