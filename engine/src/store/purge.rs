@@ -26,6 +26,7 @@ use super::overlay::Memory;
 use super::{Class, Embedded, Permit, ReadError, Store, StoreFailed, Unavailable, recovery, segment};
 use crate::event::Event;
 use crate::header::Header;
+use crate::id::SessionId;
 
 /// Bodies carried in one transaction.
 const CARRIED: u64 = 1 << 20;
@@ -238,6 +239,14 @@ impl Store {
             lives.extend(step.iter().filter(|(id, _)| state.waits_beyond(*id)).map(|(_, session)| *session));
         }
         lives.extend(sessions.iter().filter(|(_, last)| **last >= cutoff).map(|(session, _)| *session));
+        // What waits beyond a window and was born in a later segment is known to that segment's index only.
+        for session in
+            elsewhere.iter().filter(|session| !lives.contains(*session)).copied().collect::<Vec<_>>()
+        {
+            if self.session(SessionId(session)).iter().any(|header| !header.status.is_final()) {
+                lives.insert(session);
+            }
+        }
         let dead: HashSet<u64> = {
             let state = self.0.shared.state();
             let segment = file.meta().coverage.segment;

@@ -100,8 +100,18 @@ impl Store {
         }
         let store = self.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let absent = absent.or_else(|| store.indexed_body(id)).ok_or(ReadError::Gone(id))?;
-            store.read_body(id, &absent)
+            let Some(absent) = absent else {
+                let indexed = store.indexed_body(id).ok_or(ReadError::Gone(id))?;
+                return store.read_body(id, &indexed);
+            };
+            match store.read_body(id, &absent) {
+                // Its segment was purged, and it was carried: the index knows where to.
+                Err(ReadError::Io(..)) => match store.indexed_body(id) {
+                    Some(carried) => store.read_body(id, &carried),
+                    None => store.read_body(id, &absent),
+                },
+                read => read,
+            }
         });
         let body = read.await.map_err(|error| ReadError::Io(id, error.to_string()))??;
         self.0.shared.bodies.keep(id, &body);

@@ -263,6 +263,10 @@ impl State {
         if let Some(row) = self.rows.get(&id) {
             // One that is unfinished, or not in the index yet, is where it should be.
             let (position, target, body) = (row.position, row.target(), row.body_id);
+            if !row.status.is_final() {
+                // The segment that has its body now must know of it, or the next purge drops the body.
+                self.fresh.born.push(sequence, id);
+            }
             let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
             if let Some(target) = beyond {
                 self.unplaced.push_back((sequence, target, position, body));
@@ -280,6 +284,7 @@ impl State {
         match beyond {
             Some(target) => {
                 self.unplaced.push_back((sequence, target, position, body));
+                self.fresh.born.push(sequence, id);
                 self.fresh.spilled.push(sequence, id);
                 self.keep_row(id, row);
             }

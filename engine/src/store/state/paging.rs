@@ -114,6 +114,12 @@ impl State {
                 released.push(*id);
             }
         }
+        // A body that is being carried is needed until the index has its new place, whoever had it before.
+        if let Some(highest) = released.iter().max().copied() {
+            let pending = self.fresh.bodies.all().map(|(_, id)| id).filter(|id| *id <= highest);
+            let pending: std::collections::HashSet<u64> = pending.collect();
+            released.retain(|id| !pending.contains(id));
+        }
         let more = [settled.len(), spilled.len(), events.len(), bodies.len(), born];
         (released, more.contains(&most))
     }

