@@ -33,6 +33,10 @@
 //! | `disk` | when new messages are refused for want of space |
 //! | `backup` | copies of a running store, and stores made of them |
 //! | `offline` | check and repair of a store that nobody has open |
+//! | `keeper`, `fresh`, `index`, `overlay` | out of memory into index files, and which of their rows count |
+//! | `checkpoint`, `rebuild` | the state as of a segment's end; index files made again |
+//! | `spine`, `pager` | what waits beyond a queue's window, and its way back |
+//! | `purge` | dropping segments, carrying what lives on |
 //! | `recovery`, `heal`, `open`, `key` | opening: lock, key, folding, healing |
 //!
 //! # Files
@@ -57,9 +61,13 @@
 //!
 //! `tests/power.rs` checks exactly this on a disk that forgets, tears and fails at random moments.
 //!
-//! # Until the index exists
-//! Headers and events stay in memory, and recovery reads every segment; the end frame has a place for the
-//! summaries that checkpoints will need. Values sealed with one key must stay below 2^32 (random nonces).
+//! # What is in memory
+//! Headers that are unfinished or not yet in the index, and their bodies' places; events not yet in the index;
+//! kept values; per queue a window of messages and references to those beyond it. The keeper moves what is
+//! durable and final into index files and writes checkpoints; the pager brings waiting messages back. Reading
+//! asks memory first, then the index: what leaves memory in between is found in the index.
+//!
+//! Values sealed with one key must stay below 2^32 (random nonces).
 
 mod api;
 pub mod backup;
