@@ -93,7 +93,7 @@ fn key(id: &str) -> String {
 /// Most are small; some are large enough that a segment holds only a few.
 fn message(id: &str) -> String {
     let mut text = oru(id, id, &key(id));
-    if hash(id) % 16 == 0 {
+    if hash(id).is_multiple_of(16) {
         let length = hash(id) % 120_000;
         text.extend(["OBX|3|TX|NOTE||", &"0123456789".repeat(length as usize / 10), "||||||F\r"]);
     }
@@ -379,7 +379,7 @@ fn delivered_in_order(queue: &[String], lives: &[Vec<String>], by_key: bool) {
         let queue: Vec<&String> = queue.iter().filter(ours).collect();
         let mut reached = 0_usize;
         for life in lives {
-            let life: Vec<&String> = life.iter().map(|id| id).filter(ours).collect();
+            let life: Vec<&String> = life.iter().filter(ours).collect();
             let Some(first) = life.first() else { continue };
             let mut starts = (reached.saturating_sub(WINDOW)..=reached).rev();
             let fits = |start: &usize| queue.get(*start) == Some(first) && queue[*start..].starts_with(&life);
