@@ -9,13 +9,6 @@ use super::shared::Shared;
 #[derive(Debug)]
 pub(super) struct Memory<'a>(pub(super) &'a Shared);
 
-impl Memory<'_> {
-    /// Whether a message waits beyond its queue's window.
-    pub(super) fn still_waits(&self, id: u64) -> bool {
-        self.0.state().waits_beyond(id)
-    }
-}
-
 impl Overlay for Memory<'_> {
     fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> bool {
         self.0.state().any_beyond(&ids)

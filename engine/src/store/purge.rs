@@ -22,11 +22,10 @@ use super::bodies::Absent;
 use super::change::Change;
 use super::index::{self, BodyRow, IndexFile};
 use super::keeper::Task;
-use super::overlay::Memory;
 use super::{Class, Embedded, Permit, ReadError, Store, StoreFailed, Unavailable, recovery, segment};
 use crate::event::Event;
 use crate::header::Header;
-use crate::id::SessionId;
+use crate::id::{MessageId, SessionId};
 
 /// Bodies carried in one transaction.
 const CARRIED: u64 = 1 << 20;
@@ -92,7 +91,8 @@ impl From<ReadError> for PurgeError {
 /// What becomes of one segment.
 #[derive(Debug, Default)]
 struct Verdict {
-    carried: Vec<Header>,
+    /// Headers of sessions that live on, and whether they were unfinished at the end of the segment.
+    carried: Vec<(Header, bool)>,
     events: Vec<Event>,
     bodies: Vec<BodyRow>,
     /// Expired sessions, and whether they have rows elsewhere too.
@@ -275,9 +275,7 @@ impl Store {
                 return;
             }
             needed.extend(header.body_id.map(|body| body.0));
-            if !provisional || Memory(&self.0.shared).still_waits(header.id.0) {
-                verdict.carried.push(header);
-            }
+            verdict.carried.push((header, provisional));
         })?;
         let audit = purge.audit_before.as_microsecond();
         file.scan_events(|event| {
@@ -297,11 +295,19 @@ impl Store {
         Ok(verdict)
     }
 
-    /// Writes again what lives on, and waits until that is durable.
+    /// Writes again what lives on, and waits until that is durable. A body goes with the headers that have it
+    /// in one transaction: so every segment that has a body has a header of it too.
     async fn carry(&self, verdict: Verdict) -> Result<(), PurgeError> {
-        let mut changes = Vec::new();
-        let mut bytes = 0;
-        let mut last = 0;
+        let mut by_body: HashMap<u64, Vec<Header>> = HashMap::new();
+        for (header, provisional) in verdict.carried {
+            // What it was at the end of the segment is not what it is now.
+            let now = if provisional { self.current(header.id).await? } else { Some(header) };
+            if let Some(header) = now {
+                by_body.entry(header.body_id.map_or(0, |body| body.0)).or_default().push(header);
+            }
+        }
+        let (mut changes, mut bytes, mut last) = (Vec::new(), 0, 0);
+        let carried = |header: Header| Change::Carried(Box::new(header));
         for row in verdict.bodies {
             let store = self.clone();
             let read = tokio::task::spawn_blocking(move || {
@@ -312,17 +318,18 @@ impl Store {
                 Ok((id, body)) => {
                     bytes += u64::try_from(body.size()).unwrap_or(u64::MAX);
                     changes.push(Change::Body(id, body));
+                    changes.extend(by_body.remove(&id.0).into_iter().flatten().map(carried));
                 }
                 // It cannot be read now and will not be readable later: it has been reported.
                 Err(ReadError::Corrupt { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
-            if bytes >= CARRIED {
+            if bytes >= CARRIED || changes.len() >= ROWS {
                 last = self.write(std::mem::take(&mut changes), std::mem::take(&mut bytes)).await?;
             }
         }
-        let headers = verdict.carried.into_iter().map(|header| Change::Carried(Box::new(header)));
-        for change in headers.chain(verdict.events.into_iter().map(|event| Change::Event(Box::new(event)))) {
+        let rest = by_body.into_values().flatten().map(carried);
+        for change in rest.chain(verdict.events.into_iter().map(|event| Change::Event(Box::new(event)))) {
             changes.push(change);
             if changes.len() >= ROWS {
                 last = self.write(std::mem::take(&mut changes), std::mem::take(&mut bytes)).await?;
@@ -333,6 +340,13 @@ impl Store {
         }
         self.durable(last).await?;
         Ok(())
+    }
+
+    /// A header as it is now.
+    async fn current(&self, id: MessageId) -> Result<Option<Header>, PurgeError> {
+        let store = self.clone();
+        let read = tokio::task::spawn_blocking(move || store.header(id)).await;
+        read.map_err(|error| PurgeError::Stopped(error.to_string()))
     }
 
     /// Enters what expired: from here on it is not shown, and nobody resends it. `false` when one of the
@@ -369,9 +383,14 @@ impl Store {
         })
     }
 
-    async fn write(&self, changes: Vec<Change>, bytes: u64) -> Result<u64, PurgeError> {
+    async fn write(&self, mut changes: Vec<Change>, bytes: u64) -> Result<u64, PurgeError> {
         let permit = self.permit(bytes).await?;
         let state = self.0.shared.state();
+        // One that was unfinished a moment ago, and has been finished and indexed since, is where it should be.
+        changes.retain(|change| match change {
+            Change::Carried(header) if !header.status.is_final() => state.knows(header.id.0),
+            _ => true,
+        });
         Ok(self.commit(state, permit, self.clock().now(), changes).sequence)
     }
 

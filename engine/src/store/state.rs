@@ -68,6 +68,8 @@ pub(super) struct State {
     window: Option<usize>,
     /// Expired sessions that still have rows in index files, and the last segment that may have any.
     pub(super) dead: HashMap<u64, u64>,
+    /// Bodies of what expired in memory: nobody needs them any more.
+    expired_bodies: Vec<u64>,
 }
 
 /// One item's queues and counters.
@@ -174,9 +176,7 @@ impl State {
                     self.add_event(event);
                 }
                 Change::Carried(header) => self.carry(header, commit.sequence, touched),
-                Change::Expired(last, sessions) => {
-                    self.dead.extend(sessions.iter().map(|session| (*session, *last)));
-                }
+                Change::Expired(last, sessions) => self.expire(*last, sessions),
                 Change::Keep(family, key, value) => {
                     let family = self.keep.entry(*family).or_default();
                     match value {
@@ -260,12 +260,15 @@ impl State {
     /// A header is in a newer segment now: the index will have it there. Nothing is counted again.
     fn carry(&mut self, header: &Header, sequence: u64, touched: &mut Touched) {
         let id = header.id.0;
-        if let Some(row) = self.rows.get(&id) {
-            // One that is unfinished, or not in the index yet, is where it should be.
+        if let Some(row) = self.rows.get_mut(&id) {
             let (position, target, body) = (row.position, row.target(), row.body_id);
-            if !row.status.is_final() {
-                // The segment that has its body now must know of it, or the next purge drops the body.
-                self.fresh.born.push(sequence, id);
+            // The segment that has its body now must know of it, or the next purge drops the body.
+            match row.status.is_final() {
+                true => {
+                    row.sequence = sequence;
+                    self.fresh.settled.push(sequence, id);
+                }
+                false => self.fresh.born.push(sequence, id),
             }
             let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
             if let Some(target) = beyond {

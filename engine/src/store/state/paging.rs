@@ -57,10 +57,15 @@ impl State {
 
     /// Final headers that the index should get: of transactions up to `last`, passing over `from`.
     pub(in crate::store) fn settled(&self, last: u64, from: usize, most: usize) -> Step<Header> {
-        Step::of(self.fresh.settled.peek(last, from, most), most, |id| self.header(MessageId(id)))
+        // One that is being carried on comes again, with a later transaction.
+        let now = |id: &u64| self.rows.get(id).is_some_and(|row| row.sequence <= last);
+        Step::of(self.fresh.settled.peek(last, from, most), most, |id| {
+            now(&id).then(|| self.header(MessageId(id)))?
+        })
     }
 
-    /// Headers that were born unfinished and still are: all, or those that may leave memory.
+    /// Headers that were born unfinished and were so after transaction `last`: all, or those that may leave
+    /// memory.
     pub(in crate::store) fn unfinished(
         &self,
         last: u64,
@@ -70,7 +75,8 @@ impl State {
     ) -> Step<Header> {
         let line = if all { &self.fresh.born } else { &self.fresh.spilled };
         Step::of(line.peek(last, from, most), most, |id| {
-            let unfinished = self.rows.get(&id).is_some_and(|row| !row.status.is_final());
+            let unfinished =
+                self.rows.get(&id).is_some_and(|row| !row.status.is_final() || row.sequence > last);
             (unfinished && (all || self.can_page_out(id))).then(|| self.header(MessageId(id)))?
         })
     }
@@ -88,14 +94,14 @@ impl State {
     /// The index has what the transactions up to `last` made: it leaves memory, at most `most` of each at a
     /// time. Gives the bodies that nobody in memory needs any more, and whether there is more to do.
     pub(in crate::store) fn indexed(&mut self, last: u64, sealed: bool, most: usize) -> (Vec<u64>, bool) {
-        let mut released = Vec::new();
+        let mut released = std::mem::take(&mut self.expired_bodies);
         let settled = self.fresh.settled.take(last, most);
         let spilled = self.fresh.spilled.take(last, most);
         let events = self.fresh.events.take(last, most);
         let bodies = self.fresh.bodies.take(last, most);
         let born = if sealed { self.fresh.born.take(last, most).len() } else { 0 };
         for id in &settled {
-            if self.rows.get(id).is_some_and(|row| row.status.is_final()) {
+            if self.rows.get(id).is_some_and(|row| row.status.is_final() && row.sequence <= last) {
                 self.drop_row(*id, &mut released);
             }
         }
@@ -130,6 +136,31 @@ impl State {
         let index = row.target().and_then(|target| usize::try_from(target).ok());
         let item = index.and_then(|index| self.items.get(index));
         item.and_then(|item| item.spine.get(row.position)).is_some_and(|found| found.frame.is_some())
+    }
+
+    /// Sessions are over: the index hides what it has of them, and what is in memory leaves it unindexed.
+    pub(super) fn expire(&mut self, last: u64, sessions: &[u64]) {
+        let mut released = Vec::new();
+        for session in sessions {
+            self.dead.insert(*session, last);
+            let ids = self.by_session.range((*session, 0)..=(*session, u64::MAX));
+            let ids: Vec<u64> = ids.map(|(_, id)| *id).collect();
+            for id in ids {
+                if self.rows.get(&id).is_some_and(|row| row.status.is_final()) {
+                    self.drop_row(id, &mut released);
+                }
+            }
+            let events = self.session_events.range((*session, 0)..=(*session, u64::MAX));
+            let events: Vec<(u64, u64)> = events.copied().collect();
+            for (session, id) in events {
+                // Who looked and who acted is kept for longer.
+                if self.events.get(&id).is_some_and(|event| event.who.is_none()) {
+                    self.events.remove(&id);
+                    self.session_events.remove(&(session, id));
+                }
+            }
+        }
+        self.expired_bodies.append(&mut released);
     }
 
     fn drop_row(&mut self, id: u64, released: &mut Vec<u64>) {
@@ -170,6 +201,11 @@ impl State {
     pub(in crate::store) fn behind(&self, number: u32, position: u64) -> Vec<Reference> {
         let item = usize::try_from(number).ok().and_then(|index| self.items.get(index));
         item.map(|item| item.spine.from(position, 1024)).unwrap_or_default()
+    }
+
+    /// Whether an unfinished message is known: in memory, or beyond its queue's window.
+    pub(in crate::store) fn knows(&self, id: u64) -> bool {
+        self.rows.contains_key(&id) || self.waits_beyond(id)
     }
 
     /// What the queue that runs low longest should get next.

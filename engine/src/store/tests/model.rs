@@ -2,8 +2,7 @@
 //! segments, deliveries, resends over old bodies, events, kept values; every kind of question in between;
 //! clean stops, crashes and power cuts, and an index that somebody deleted. proptest shrinks what fails.
 //!
-//! `SEPTET_MODEL_CASES` sets how many histories are tried. Purges are part of them with
-//! `SEPTET_MODEL_PURGE=1` only: bodies that are carried more than once are not all found again yet.
+//! `SEPTET_MODEL_CASES` sets how many histories are tried, `PROPTEST_RNG_SEED` which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -443,7 +442,7 @@ impl World {
     /// Sessions may go, whole, that are finished and older than the cutoff; nothing else, and nothing by
     /// halves. Which of them do depends on the segments: the model learns it from the store.
     async fn purge(&mut self, share: u8) {
-        if self.files.is_none() || std::env::var_os("SEPTET_MODEL_PURGE").is_none() {
+        if self.files.is_none() {
             return;
         }
         let (start, now) = (manual_clock().now(), self.clock.now());
