@@ -120,7 +120,7 @@ async fn receive(store: Store, target: &'static str, writer: u64, count: u64) ->
             status: Status::Queued,
             error: None,
             attempts: 0,
-            created: jiff::Timestamp::now(),
+            created: store.clock().now(),
             processed: None,
             body_id: Some(body_id),
             size: 1024,
