@@ -18,6 +18,13 @@ use crate::store::{EventFilter, Guard, Lanes, MessageFilter, Op, Options, Store,
 /// A journal of version 1, as [`write`] made it. Never written again: a new version gets a new file.
 const VERSION_1: &[u8] = include_bytes!("fixtures/version-1.seg");
 
+/// A closed store of version 1: journal, index file and checkpoint, as [`a_closed_store`] made them.
+const CLOSED_1: [(&str, &[u8]); 3] = [
+    ("journal/0000000001.seg", include_bytes!("fixtures/closed-1.seg")),
+    ("index/0000000001.idx", include_bytes!("fixtures/closed-1.idx")),
+    ("checkpoint-0000000002", include_bytes!("fixtures/closed-1.checkpoint")),
+];
+
 fn keyed(path: &Path) -> Options {
     Options { key: Some(Secret::new("5e".repeat(32))), ..options(path) }
 }
@@ -101,6 +108,44 @@ async fn what_is_written_today_means_the_same() {
     std::fs::write(folder.path().join("journal/0000000001.seg"), VERSION_1).unwrap();
     let old = Store::open(keyed(folder.path()), manual_clock(), Arc::new(SystemFiles)).unwrap();
     assert_eq!(describe(&old).await, after);
+}
+
+/// What [`write`] left with one message completed, closed.
+async fn a_closed_store() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = manual_clock();
+    let store = Store::open(keyed(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
+    let fixture = Fixture::on(store, clock, folder);
+    write(&fixture).await;
+    fixture.finish(MessageId(5), Guard::Status(Status::Queued), Status::Completed).await.unwrap();
+    fixture.store.close().await.unwrap();
+    fixture
+}
+
+#[tokio::test]
+async fn index_and_checkpoint_of_version_1_keep_opening() {
+    let today = a_closed_store().await;
+    if let Ok(copies) = std::env::var("SEPTET_WRITE_CLOSED_FIXTURE") {
+        for ((name, _), kind) in CLOSED_1.iter().zip(["seg", "idx", "checkpoint"]) {
+            std::fs::copy(today.path().join(name), Path::new(&copies).join(format!("closed-1.{kind}")))
+                .unwrap();
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in CLOSED_1 {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    let store = Store::open(keyed(folder.path()), manual_clock(), Arc::new(SystemFiles)).unwrap();
+    let completed = MessageFilter { status: vec![Status::Completed], ..MessageFilter::default() };
+    let page = store.search(&completed, None, 10).await.unwrap();
+    assert_eq!((page.entries.len(), page.entries[0].id, page.lag_ms), (1, MessageId(5), 0), "from the index");
+    let (today, folder) = today.into_parts();
+    drop(today);
+    let today = Store::open(keyed(folder.path()), manual_clock(), Arc::new(SystemFiles)).unwrap();
+    assert_eq!(describe(&store).await, describe(&today).await);
+    assert_eq!(store.counts(&item("out")), today.counts(&item("out")));
 }
 
 #[tokio::test]
