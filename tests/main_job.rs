@@ -130,7 +130,7 @@ async fn a_result_reaches_the_vendor_and_every_leg_is_in_the_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_token_serves_until_it_is_refused_and_survives_a_kill() {
+async fn o_04_one_token_serves_until_it_is_refused_and_survives_a_kill() {
     let (mut septet, vendor, mllp) = start().await;
     let mut client = Client::connect(mllp).await;
     for n in 1..=5 {

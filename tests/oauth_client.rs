@@ -1,7 +1,7 @@
 //! OAuth clients on the real binary, against token endpoints and APIs scripted by the test. Where each
 //! requirement of the client side is tested:
 //!
-//! - O-01 explicit token flow: productions/token-by-hand (`septet test`).
+//! - O-01 explicit token flow: `readme.rs`, productions/token-by-hand (`septet test`).
 //! - O-02 JSON bodies, pointers, `expires_in` of every kind: `engine/oauth/src/answer.rs`,
 //!   `engine/oauth/tests/manager.rs`; absolute dates by the server's clock: `engine/oauth/tests/sign_in.rs`.
 //! - O-03 tokens survive, encrypted, and show nowhere: `main_job.rs`, `oauth_client_leaks.rs`.

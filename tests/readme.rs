@@ -104,6 +104,15 @@ fn the_shipped_productions_have_no_problems_and_pass_their_tests() {
     assert!(text(&tested).contains(" passed, 0 failed"), "{}", text(&tested));
 }
 
+/// The forum's first thread: the second message calls for no token.
+#[test]
+fn o_01_the_explicit_token_flow_asks_for_a_token_only_when_it_has_none() {
+    let shipped = Shipped::new();
+    let tested = shipped.command(&["test", "productions/token-by-hand"]).output().expect("the binary runs");
+    assert!(tested.status.success(), "{}", text(&tested));
+    assert!(text(&tested).contains(" passed, 0 failed"), "{}", text(&tested));
+}
+
 #[test]
 fn every_command_that_the_readme_shows_exists() {
     let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md");

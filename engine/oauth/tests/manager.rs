@@ -498,7 +498,7 @@ async fn a_refresh_on_demand_fetches_and_a_failed_one_keeps_the_valid_token() {
 }
 
 #[tokio::test]
-async fn a_used_token_is_renewed_in_the_background_and_an_unused_one_is_not() {
+async fn o_16_a_used_token_is_renewed_in_the_background_and_an_unused_one_is_not() {
     let bench = Bench::new(3600).await;
     let stop = CancellationToken::new();
     let renewal = tokio::spawn(Arc::clone(&bench.manager).renew(async |_| {}, stop.clone()));
