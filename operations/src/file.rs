@@ -115,12 +115,7 @@ impl BusinessOperation for FileOperation {
     }
 
     async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
-        let source = Source {
-            header: &cx.header,
-            body: &cx.body,
-            timezone: &cx.runtime.timezone,
-            vault: &cx.runtime.vault,
-        };
+        let source = Source::of(cx);
         let name = self.template.fill(Place::FileName, &source);
         let name = name.map_err(|error| OperationError::message("path", error.to_string()))?;
         let path = self.folder.join(name.as_str());

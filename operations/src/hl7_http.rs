@@ -159,9 +159,7 @@ fn request(
     message: &Message,
     token: Option<&AccessToken>,
 ) -> Result<Request, OperationError> {
-    let runtime = &cx.runtime;
-    let source =
-        Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
+    let source = Source::of(cx);
     let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
     let mut url = Url::parse(&text)
         .map_err(|_| OperationError::message("template", "the message makes no valid URL"))?;

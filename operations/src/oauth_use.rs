@@ -113,11 +113,8 @@ impl OauthPlan {
             ClientName::Named(name) => return Ok(Cow::Borrowed(name)),
             ClientName::OfMessage(template) => template,
         };
-        let runtime = &cx.runtime;
-        let source =
-            Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
-        let name: Zeroizing<String> = template.fill(Place::Plain, &source).map_err(unsuitable)?;
-        if runtime.tokens.knows(&name) {
+        let name: Zeroizing<String> = template.fill(Place::Plain, &Source::of(cx)).map_err(unsuitable)?;
+        if cx.runtime.tokens.knows(&name) {
             return Ok(Cow::Owned(name.to_string()));
         }
         let text = format!("the message names no OAuth client: there is none for {template}");

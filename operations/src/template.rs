@@ -16,6 +16,7 @@ use aws_lc_rs::digest;
 use jiff::tz::TimeZone;
 use septet_engine::body::Body;
 use septet_engine::header::Header;
+use septet_engine::host::OperationContext;
 use septet_engine::vault::{Vault, sealed_text};
 use septet_hl7::Path;
 use serde_json::Value;
@@ -81,6 +82,18 @@ pub struct Source<'a> {
     pub timezone: &'a TimeZone,
     /// Opens secret fields, which only URLs, headers and plain text may hold.
     pub vault: &'a Vault,
+}
+
+impl<'a> Source<'a> {
+    /// The message that is being sent.
+    pub fn of(cx: &'a OperationContext) -> Self {
+        Source {
+            header: &cx.header,
+            body: &cx.body,
+            timezone: &cx.runtime.timezone,
+            vault: &cx.runtime.vault,
+        }
+    }
 }
 
 /// Why text is no template.

@@ -144,12 +144,7 @@ fn enclosure(build: &mut Build<'_>, index: usize, settings: &AttachmentSettings)
 
 /// The mail for the message of `cx`.
 pub(super) fn mail(letter: &Letter, cx: &OperationContext) -> Result<Mail, OperationError> {
-    let source = Source {
-        header: &cx.header,
-        body: &cx.body,
-        timezone: &cx.runtime.timezone,
-        vault: &cx.runtime.vault,
-    };
+    let source = Source::of(cx);
     let from = mailbox(&letter.from, &source)?
         .ok_or_else(|| OperationError::message("address", "the mail has no sender"))?;
     let sender = from.email.to_string();

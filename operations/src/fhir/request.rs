@@ -28,9 +28,7 @@ pub(super) fn make(
     token: Option<&AccessToken>,
     secrets: &mut Secrets,
 ) -> Result<Request, OperationError> {
-    let runtime = &cx.runtime;
-    let source =
-        Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
+    let source = Source::of(cx);
     let (resource, body) = resource(plan, cx, secrets)?;
     let (method, path) = target(plan, &resource, &source)?;
     let mut url =

@@ -25,12 +25,10 @@ pub(super) fn make(
     token: Option<&AccessToken>,
     secrets: &mut Secrets,
 ) -> Result<Request, OperationError> {
-    let runtime = &cx.runtime;
-    let source =
-        Source { header: &cx.header, body: &cx.body, timezone: &runtime.timezone, vault: &runtime.vault };
+    let source = Source::of(cx);
     let record = cx.body.as_record();
     if let Some(record) = record {
-        note_secrets(record, &runtime.vault, secrets)?;
+        note_secrets(record, &cx.runtime.vault, secrets)?;
     }
 
     let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
