@@ -137,10 +137,10 @@ impl Dialogue for Plan {
     fn request(
         &self,
         cx: &OperationContext,
-        token: Option<&AccessToken>,
+        _form_token: Option<&AccessToken>,
         _secrets: &mut Secrets,
     ) -> Result<Request, OperationError> {
-        request(self, cx, hl7_of(cx)?, token)
+        request(self, cx, hl7_of(cx)?)
     }
 
     fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError> {
@@ -152,21 +152,12 @@ impl Dialogue for Plan {
     }
 }
 
-/// The request for one message: a pure function of header, body and token.
-fn request(
-    plan: &Plan,
-    cx: &OperationContext,
-    message: &Message,
-    token: Option<&AccessToken>,
-) -> Result<Request, OperationError> {
+/// The request for one message: a pure function of header and body.
+fn request(plan: &Plan, cx: &OperationContext, message: &Message) -> Result<Request, OperationError> {
     let source = Source::of(cx);
     let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
-    let mut url = Url::parse(&text)
+    let url = Url::parse(&text)
         .map_err(|_| OperationError::message("template", "the message makes no valid URL"))?;
-    let in_query = plan.peer.oauth.as_ref().is_some_and(|oauth| oauth.placement == Placement::Query);
-    if let Some(token) = token.filter(|_| in_query) {
-        url.query_pairs_mut().append_pair("access_token", &token.secret);
-    }
     let mut request = Request::new(Method::POST, url);
     request.headers_mut().insert(CONTENT_TYPE, plan.content_type.clone());
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static(HL7));

@@ -126,8 +126,9 @@ impl Peer {
         }
     }
 
-    /// Sends the request that `make` makes and reads the reply. With an OAuth client `make` is given a
-    /// token; a 401 with it drops the token, fetches once and sends once more, all in one attempt.
+    /// Sends the request that `make` makes and reads the reply. With an OAuth client the token is put into it;
+    /// only where its place is the body `make` is given it. A 401 with a token drops the token, fetches once
+    /// and sends once more, all in one attempt.
     pub(crate) async fn exchange<M>(&self, cx: &OperationContext, make: M) -> Result<Reply, OperationError>
     where
         M: Fn(Option<&AccessToken>, &mut Secrets) -> Result<Request, OperationError> + Send + Sync,
@@ -155,11 +156,15 @@ impl Peer {
         M: Fn(Option<&AccessToken>, &mut Secrets) -> Result<Request, OperationError> + Send + Sync,
     {
         let mut secrets = Secrets::default();
-        let mut request = make(token, &mut secrets)?;
+        let token_at = |place| token.filter(|_| self.oauth.as_ref().is_some_and(|o| o.placement == place));
+        let mut request = make(token_at(Placement::Body), &mut secrets)?;
         if let Some(token) = token {
             secrets.add(&token.secret);
         }
-        self.transport_headers(cx, token, request.headers_mut())?;
+        if let Some(token) = token_at(Placement::Query) {
+            request.url_mut().query_pairs_mut().append_pair("access_token", &token.secret);
+        }
+        self.transport_headers(cx, token_at(Placement::Header), request.headers_mut())?;
         let exchange = async {
             let response = self.client.execute(request).await.map_err(|error| self.broken(&error))?;
             self.read(response).await
@@ -173,15 +178,15 @@ impl Peer {
         }
     }
 
-    /// Headers that belong to the sending, not to the message. All but the token are a pure function of
-    /// the header being sent (P3).
+    /// Headers that belong to the sending, not to the message: `token` where its place is a header, and what is
+    /// a pure function of the header being sent (P3).
     fn transport_headers(
         &self,
         cx: &OperationContext,
         token: Option<&AccessToken>,
         headers: &mut HeaderMap,
     ) -> Result<(), OperationError> {
-        if let (Some(token), Some(OauthPlan { placement: Placement::Header, .. })) = (token, &self.oauth) {
+        if let Some(token) = token {
             let bearer = Zeroizing::new(format!("Bearer {}", token.secret.as_str()));
             let mut value = HeaderValue::from_str(&bearer).map_err(|_| {
                 let text = format!("the token of OAuth client {} cannot stand in a header", token.client);

@@ -25,11 +25,12 @@ pub(crate) trait Dialogue: Send + Sync + 'static {
     fn peer(&self) -> &PeerPlan;
 
     /// The request for the message of `cx`: the same for every attempt, the token excepted (P3). Called twice
-    /// where the first token is refused. Clear text of secrets that it sends goes into `secrets`.
+    /// where the first token is refused. `form_token` is the token where its place is the body; anywhere else
+    /// it is put in later. Clear text of secrets that it sends goes into `secrets`.
     fn request(
         &self,
         cx: &OperationContext,
-        token: Option<&AccessToken>,
+        form_token: Option<&AccessToken>,
         secrets: &mut Secrets,
     ) -> Result<Request, OperationError>;
 
@@ -82,7 +83,8 @@ impl<D: Dialogue> BusinessOperation for HttpOperation<D> {
     async fn on_message(&mut self, cx: &OperationContext) -> Result<Outcome, OperationError> {
         let peer = Peer::ready(&mut self.peer, cx)?;
         let dialogue = &self.dialogue;
-        let reply = peer.exchange(cx, |token, secrets| dialogue.request(cx, token, secrets)).await?;
+        let reply =
+            peer.exchange(cx, |form_token, secrets| dialogue.request(cx, form_token, secrets)).await?;
         dialogue.outcome(reply, cx, &peer.name)
     }
 }

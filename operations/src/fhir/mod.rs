@@ -164,8 +164,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         ..Facts::default()
     };
     let base = settings.url.trim_end_matches('/').to_owned();
-    let in_query = placement == Some(Placement::Query);
-    whole.then(|| Built { factory: HttpFactory::of(Fhir { base, in_query, requests, peer }), facts })
+    whole.then(|| Built { factory: HttpFactory::of(Fhir { base, requests, peer }), facts })
 }
 
 fn request_plan(
@@ -268,8 +267,6 @@ fn check_resource(
 struct Fhir {
     /// Without a slash at its end.
     base: String,
-    /// The token goes into the query.
-    in_query: bool,
     requests: BTreeMap<String, RequestPlan>,
     peer: PeerPlan,
 }
@@ -291,11 +288,10 @@ impl Dialogue for Fhir {
     fn request(
         &self,
         cx: &OperationContext,
-        token: Option<&AccessToken>,
+        _form_token: Option<&AccessToken>,
         secrets: &mut Secrets,
     ) -> Result<Request, OperationError> {
-        let token = token.filter(|_| self.in_query);
-        request::make(&self.base, self.plan(cx)?, cx, token, secrets)
+        request::make(&self.base, self.plan(cx)?, cx, secrets)
     }
 
     fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError> {

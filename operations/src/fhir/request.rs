@@ -1,10 +1,9 @@
-//! Message → FHIR interaction. A pure function of the header, the body and the token, so that a repeat after
-//! a crash is the same request (P3).
+//! Message → FHIR interaction. A pure function of the header and the body, so that a repeat after a crash is
+//! the same request (P3).
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, IF_MATCH};
 use reqwest::{Method, Request};
 use septet_engine::host::{OperationContext, OperationError};
-use septet_engine::token::AccessToken;
 use serde_json::Value;
 use url::Url;
 use zeroize::Zeroizing;
@@ -25,17 +24,12 @@ pub(super) fn make(
     base: &str,
     plan: &RequestPlan,
     cx: &OperationContext,
-    token: Option<&AccessToken>,
     secrets: &mut Secrets,
 ) -> Result<Request, OperationError> {
     let source = Source::of(cx);
     let (resource, body) = resource(plan, cx, secrets)?;
     let (method, path) = target(plan, &resource, &source)?;
-    let mut url =
-        Url::parse(&format!("{base}{path}")).map_err(|_| wrong("the message makes no valid URL"))?;
-    if let Some(token) = token {
-        url.query_pairs_mut().append_pair("access_token", &token.secret);
-    }
+    let url = Url::parse(&format!("{base}{path}")).map_err(|_| wrong("the message makes no valid URL"))?;
     let mut request = Request::new(method, url);
     let headers = request.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(FHIR_JSON));

@@ -49,7 +49,6 @@ async fn send(
     let server = Vendor::start(answer).await;
     let fhir = Fhir {
         base: format!("{}/r4", server.url),
-        in_query: false,
         requests: [(body.type_name().to_owned(), plan)].into(),
         peer: PeerPlan {
             name: "fhir.example:443".into(),
@@ -322,7 +321,7 @@ async fn a_message_without_an_interaction_is_suspended() {
         tls: None,
         idempotency_header: "idempotency-key".parse().unwrap(),
     };
-    let fhir = Fhir { base: server.url.clone(), in_query: false, requests: [].into(), peer };
+    let fhir = Fhir { base: server.url.clone(), requests: [].into(), peer };
     let mut operation = HttpOperation::new(Arc::new(fhir));
     operation.start().await.unwrap();
     let runtime = runtime(Arc::new(Events::default()));

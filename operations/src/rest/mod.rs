@@ -109,7 +109,6 @@ pub(crate) struct RequestPlan {
     headers: Vec<(HeaderName, Template)>,
     query: Vec<(String, Template)>,
     reply: Option<String>,
-    placement: Option<Placement>,
 }
 
 // === Checking ===
@@ -214,7 +213,7 @@ fn request_plan(
     }
     let reply = request.reply.clone().filter(|reply| !UNDECLARED.contains(&reply.as_str()));
     let (method, url, headers) = (method?, url?, headers?);
-    whole.then_some(RequestPlan { method, url, body: request.body, headers, query, reply, placement })
+    whole.then_some(RequestPlan { method, url, body: request.body, headers, query, reply })
 }
 
 // === Running ===
@@ -241,10 +240,10 @@ impl Dialogue for Rest {
     fn request(
         &self,
         cx: &OperationContext,
-        token: Option<&AccessToken>,
+        form_token: Option<&AccessToken>,
         secrets: &mut Secrets,
     ) -> Result<Request, OperationError> {
-        request::make(self.plan(cx)?, cx, token, secrets)
+        request::make(self.plan(cx)?, cx, form_token, secrets)
     }
 
     fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError> {

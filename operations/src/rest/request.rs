@@ -6,7 +6,7 @@ use reqwest::{Method, Request};
 use septet_engine::body::{JSON, TEXT};
 use septet_engine::host::{OperationContext, OperationError};
 use septet_engine::record::Record;
-use septet_engine::token::{AccessToken, Placement};
+use septet_engine::token::AccessToken;
 use serde_json::Value;
 use url::{Url, form_urlencoded};
 
@@ -22,7 +22,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 pub(super) fn make(
     plan: &RequestPlan,
     cx: &OperationContext,
-    token: Option<&AccessToken>,
+    form_token: Option<&AccessToken>,
     secrets: &mut Secrets,
 ) -> Result<Request, OperationError> {
     let source = Source::of(cx);
@@ -34,19 +34,14 @@ pub(super) fn make(
     let text = plan.url.fill(Place::Url, &source).map_err(unsuitable)?;
     let mut url = Url::parse(&text)
         .map_err(|_| OperationError::message("template", "the message makes no valid URL"))?;
-    let token_for = |placement| token.filter(|_| plan.placement == Some(placement));
     for (name, template) in &plan.query {
         if let Some(value) = present(template, Place::Plain, &source).map_err(unsuitable)? {
             url.query_pairs_mut().append_pair(name, &value);
         }
     }
-    if let Some(token) = token_for(Placement::Query) {
-        url.query_pairs_mut().append_pair("access_token", &token.secret);
-    }
 
     let mut request = Request::new(plan.method.clone(), url);
-    let in_body = token_for(Placement::Body);
-    if let Some((content_type, bytes)) = body(plan, cx, record, in_body)? {
+    if let Some((content_type, bytes)) = body(plan, cx, record, form_token)? {
         let content_type = HeaderValue::from_str(&content_type).unwrap_or(HeaderValue::from_static(TEXT));
         request.headers_mut().insert(CONTENT_TYPE, content_type);
         *request.body_mut() = Some(bytes.into());
@@ -60,14 +55,14 @@ fn body(
     plan: &RequestPlan,
     cx: &OperationContext,
     record: Option<&Record>,
-    token: Option<&AccessToken>,
+    form_token: Option<&AccessToken>,
 ) -> Result<Option<(String, Vec<u8>)>, OperationError> {
     let fallback = match (&plan.method, record) {
         (&Method::GET | &Method::HEAD | &Method::DELETE, _) => BodyKind::None,
         (_, Some(_)) => BodyKind::Json,
         (_, None) => BodyKind::Raw,
     };
-    let kind = if token.is_some() { BodyKind::Form } else { plan.body.unwrap_or(fallback) };
+    let kind = if form_token.is_some() { BodyKind::Form } else { plan.body.unwrap_or(fallback) };
     let fields = |record: Option<&Record>| {
         let type_name = cx.body.type_name();
         let record = record.ok_or_else(|| {
@@ -86,7 +81,7 @@ fn body(
                     form.append_pair(name, &text);
                 }
             }
-            if let Some(token) = token {
+            if let Some(token) = form_token {
                 form.append_pair("access_token", &token.secret);
             }
             Some((FORM.to_owned(), form.finish().into_bytes()))

@@ -65,7 +65,6 @@ impl Setup {
             headers: templates(self.headers).into_iter().map(|(n, t)| (n.parse().unwrap(), t)).collect(),
             query: templates(self.query),
             reply: self.reply.map(str::to_owned),
-            placement: self.placement,
         };
         let oauth = self.placement.map(|placement| OauthPlan::named("vendor", placement));
         let rest = Rest {
