@@ -16,7 +16,7 @@ use septet_engine::config::units::Ordered;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::fault::Fault;
 use septet_engine::host::{Disposition, OperationContext, OperationError, Outcome};
-use septet_engine::registry::{Built, Facts, ItemClass, ItemKind};
+use septet_engine::registry::{Built, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_engine::token::{AccessToken, Placement};
 use septet_hl7::ack::{Ack, ack_of};
@@ -26,7 +26,7 @@ use url::Url;
 
 use crate::hl7_mllp::{MatchAck, judge};
 use crate::http_client::{PeerPlan, Reply, Secrets};
-use crate::http_operation::{Dialogue, HttpFactory};
+use crate::http_operation::{Dialogue, built};
 use crate::http_reply::{answered, with_words};
 use crate::http_settings::{check_clear_text, check_peer};
 use crate::http_template::{Known, check_headers, check_template, fill_headers, has_credential, unsuitable};
@@ -97,11 +97,8 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
     let template = check_template(build, &[At::Key("url")], Known::Hl7, &settings.url);
     let headers = check_headers(build, &[At::Key("headers")], Known::Hl7, placement, &settings.headers);
     let (url, peer) = peer?;
-    let credentials = has_credential(&settings.headers);
-    let token = settings.oauth.is_some().then_some("an OAuth token");
-    let secret = token.or(credentials.then_some("a secret"));
-    check_clear_text(build, &url, secret, settings.allow_plain_http);
-    let oauth: Vec<String> = settings.oauth.iter().flat_map(|oauth| oauth.clients(build.names)).collect();
+    let (oauth, secret) = (settings.oauth.as_ref(), has_credential(&settings.headers));
+    check_clear_text(build, &url, oauth, secret, settings.allow_plain_http);
     let plan = Plan {
         url: template?,
         peer,
@@ -109,8 +106,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         headers: headers?,
         match_ack: settings.match_ack,
     };
-    let facts = Facts { oauth, replies: Some(Family::Hl7), answers: true, ..Facts::default() };
-    right.then(|| Built { factory: HttpFactory::of(plan), facts })
+    right.then(|| built(build, oauth, Family::Hl7, plan))
 }
 
 // === Running ===

@@ -7,17 +7,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use reqwest::Request;
+use septet_engine::config::build::Build;
 use septet_engine::host::{
     BusinessOperation, HostFault, OperationContext, OperationError, OperationFactory, Outcome, Runtime,
 };
 use septet_engine::id::ItemName;
 use septet_engine::record::{Record, map_sealed};
-use septet_engine::registry::Factory;
+use septet_engine::registry::{Built, Factory, Facts};
+use septet_engine::reply::Family;
 use septet_engine::token::AccessToken;
 use septet_engine::vault::{Vault, VaultError};
 use serde_json::Value;
 
 use crate::http_client::{Peer, PeerPlan, Reply, Secrets};
+use crate::oauth_use::OauthUse;
 
 /// What one class of operation says to its peer, and what it makes of the answer. Both are pure.
 pub(crate) trait Dialogue: Send + Sync + 'static {
@@ -38,15 +41,20 @@ pub(crate) trait Dialogue: Send + Sync + 'static {
     fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError>;
 }
 
-/// Makes the hosts of one operation.
-pub(crate) struct HttpFactory<D>(Arc<D>);
-
-impl<D: Dialogue> HttpFactory<D> {
-    /// The factory of one operation, as the registry wants it.
-    pub(crate) fn of(dialogue: D) -> Factory {
-        Factory::Operation(Arc::new(HttpFactory(Arc::new(dialogue))))
-    }
+/// The operation that talks as `dialogue` says, as the registry wants it.
+pub(crate) fn built<D: Dialogue>(
+    build: &Build<'_>,
+    oauth: Option<&OauthUse>,
+    replies: Family,
+    dialogue: D,
+) -> Built {
+    let oauth = oauth.map(|oauth| oauth.clients(build.names)).unwrap_or_default();
+    let facts = Facts { oauth, replies: Some(replies), answers: true, ..Facts::default() };
+    Built { factory: Factory::Operation(Arc::new(HttpFactory(Arc::new(dialogue)))), facts }
 }
+
+/// Makes the hosts of one operation.
+struct HttpFactory<D>(Arc<D>);
 
 impl<D: Dialogue> fmt::Debug for HttpFactory<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

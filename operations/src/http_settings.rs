@@ -58,9 +58,19 @@ fn check_url(build: &mut Build<'_>, text: &str) -> Option<Url> {
     Some(url)
 }
 
-/// Reports a token or secret that would cross a network in clear (CONTRACT §2.3).
-pub(crate) fn check_clear_text(build: &mut Build<'_>, url: &Url, what: Option<&str>, allowed: bool) {
-    let Some(what) = what else { return };
+/// Reports a token, or other secrets of the requests, that would cross a network in clear (CONTRACT §2.3).
+pub(crate) fn check_clear_text(
+    build: &mut Build<'_>,
+    url: &Url,
+    oauth: Option<&OauthUse>,
+    secret: bool,
+    allowed: bool,
+) {
+    let what = match (oauth, secret) {
+        (Some(_), _) => "an OAuth token",
+        (None, true) => "a secret",
+        (None, false) => return,
+    };
     if url.scheme() != "http" || is_loopback(url) {
         return;
     }

@@ -12,6 +12,7 @@ mod http_operation;
 mod http_reply;
 mod http_settings;
 mod http_template;
+mod message_map;
 mod oauth_use;
 pub mod rest;
 mod stream_tls;

@@ -10,8 +10,6 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use reqwest::Request;
 use reqwest::header::HeaderName;
 use schemars::JsonSchema;
@@ -20,15 +18,16 @@ use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::Ordered;
 use septet_engine::host::{OperationContext, OperationError, Outcome};
 use septet_engine::record::{FieldType, MessageType};
-use septet_engine::registry::{Built, Facts, ItemClass, ItemKind};
+use septet_engine::registry::{Built, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_engine::token::{AccessToken, Placement};
 use serde::Deserialize;
 
 use crate::http_client::{PeerPlan, Reply, Secrets};
-use crate::http_operation::{Dialogue, HttpFactory};
+use crate::http_operation::{Dialogue, built};
 use crate::http_settings::{check_clear_text, check_peer};
-use crate::http_template::{Known, UNDECLARED, check_headers, check_template, has_credential, has_secret};
+use crate::http_template::{Known, check_headers, check_template, has_credential, has_secret};
+use crate::message_map::{MessageMap, check_reply};
 use crate::oauth_use::OauthUse;
 use crate::template::Template;
 
@@ -134,37 +133,17 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         build.error("S0331", &[At::Key("url")], text, None);
         whole = false;
     }
-    if settings.requests.is_empty() {
-        let suggestion = Some(format!("add [operations.{}.requests.TYPE]", build.item));
-        build.error(
-            "S0334",
-            &[At::Key("requests")],
-            "no message type is mapped to an interaction",
-            suggestion,
-        );
-        whole = false;
-    }
-    let mut requests = BTreeMap::new();
-    let mut secret = settings.oauth.is_some().then_some("an OAuth token");
-    for (name, request) in settings.requests.iter() {
-        match request_plan(build, settings.oauth.as_ref(), name, request) {
-            Some(plan) => drop(requests.insert(name.to_owned(), plan)),
-            None => whole = false,
-        }
-        if has_secret(build, name) || has_credential(&request.headers) {
-            secret = secret.or(Some("a secret"));
-        }
-    }
+    let oauth = settings.oauth.as_ref();
+    let mut secret = false;
+    let requests = MessageMap::check(build, "an interaction", &settings.requests, |build, name, request| {
+        secret |= has_secret(build, name) || has_credential(&request.headers);
+        request_plan(build, oauth, name, request)
+    });
     let (url, peer) = peer?;
-    check_clear_text(build, &url, secret, settings.allow_plain_http);
-    let facts = Facts {
-        oauth: settings.oauth.iter().flat_map(|oauth| oauth.clients(build.names)).collect(),
-        replies: Some(Family::Http),
-        answers: true,
-        ..Facts::default()
-    };
+    check_clear_text(build, &url, oauth, secret, settings.allow_plain_http);
     let base = settings.url.trim_end_matches('/').to_owned();
-    whole.then(|| Built { factory: HttpFactory::of(Fhir { base, requests, peer }), facts })
+    let fhir = Fhir { base, requests: requests?, peer };
+    whole.then(|| built(build, oauth, Family::Http, fhir))
 }
 
 fn request_plan(
@@ -207,11 +186,7 @@ fn request_plan(
         let suggestion = Some("give if_none_exist = \"identifier=…\"".to_owned());
         build.warning("S0338", &place("interaction"), text, suggestion);
     }
-    if let Some(reply) = &request.reply
-        && !UNDECLARED.contains(&reply.as_str())
-    {
-        whole &= build.message_type(&place("reply"), reply);
-    }
+    let reply = check_reply(build, name, request.reply.as_ref());
     let mut template = |key, text: Option<String>| match text {
         None => Some(None),
         Some(text) => check_template(build, &place(key), known, &text).map(Some),
@@ -228,7 +203,7 @@ fn request_plan(
         condition: condition?,
         if_match: if_match?,
         headers: headers?,
-        reply: request.reply.clone().filter(|reply| !UNDECLARED.contains(&reply.as_str())),
+        reply: reply?,
     };
     whole.then_some(plan)
 }
@@ -267,17 +242,8 @@ fn check_resource(
 struct Fhir {
     /// Without a slash at its end.
     base: String,
-    requests: BTreeMap<String, RequestPlan>,
+    requests: MessageMap<RequestPlan>,
     peer: PeerPlan,
-}
-
-impl Fhir {
-    /// The interaction that the message's type is mapped to.
-    fn plan(&self, cx: &OperationContext) -> Result<&RequestPlan, OperationError> {
-        let type_name = cx.body.type_name();
-        let unmapped = || format!("no interaction is mapped to messages of type {type_name}");
-        self.requests.get(type_name).ok_or_else(|| OperationError::message("request", unmapped()))
-    }
 }
 
 impl Dialogue for Fhir {
@@ -291,10 +257,10 @@ impl Dialogue for Fhir {
         _form_token: Option<&AccessToken>,
         secrets: &mut Secrets,
     ) -> Result<Request, OperationError> {
-        request::make(&self.base, self.plan(cx)?, cx, secrets)
+        request::make(&self.base, self.requests.plan(cx)?, cx, secrets)
     }
 
     fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError> {
-        Ok(outcome::of(reply, self.plan(cx)?.reply.as_deref(), cx, peer))
+        Ok(outcome::of(reply, self.requests.plan(cx)?.reply.as_deref(), cx, peer))
     }
 }

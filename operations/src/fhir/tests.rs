@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{Fhir, Interaction, RequestPlan};
 use crate::http_client::PeerPlan;
 use crate::http_operation::HttpOperation;
+use crate::message_map::MessageMap;
 use crate::oauth_use::OauthPlan;
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, record, runtime};
@@ -49,7 +50,7 @@ async fn send(
     let server = Vendor::start(answer).await;
     let fhir = Fhir {
         base: format!("{}/r4", server.url),
-        requests: [(body.type_name().to_owned(), plan)].into(),
+        requests: MessageMap::of("an interaction", [(body.type_name().to_owned(), plan)]),
         peer: PeerPlan {
             name: "fhir.example:443".into(),
             oauth: Some(OauthPlan::named("fhir", Placement::Header)),
@@ -321,7 +322,7 @@ async fn a_message_without_an_interaction_is_suspended() {
         tls: None,
         idempotency_header: "idempotency-key".parse().unwrap(),
     };
-    let fhir = Fhir { base: server.url.clone(), requests: [].into(), peer };
+    let fhir = Fhir { base: server.url.clone(), requests: MessageMap::of("an interaction", []), peer };
     let mut operation = HttpOperation::new(Arc::new(fhir));
     operation.start().await.unwrap();
     let runtime = runtime(Arc::new(Events::default()));

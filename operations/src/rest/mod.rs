@@ -8,26 +8,24 @@ mod request;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use reqwest::header::HeaderName;
 use reqwest::{Method, Request};
 use schemars::JsonSchema;
 use septet_engine::config::build::{At, Build};
-use septet_engine::config::diagnostic::Severity;
 use septet_engine::config::settings::ClientTls;
 use septet_engine::config::units::Ordered;
 use septet_engine::host::{OperationContext, OperationError, Outcome};
-use septet_engine::registry::{Built, Facts, ItemClass, ItemKind};
+use septet_engine::registry::{Built, ItemClass, ItemKind};
 use septet_engine::reply::Family;
 use septet_engine::token::{AccessToken, Placement};
 use serde::Deserialize;
 
 use crate::http_client::{PeerPlan, Reply, Secrets};
-use crate::http_operation::{Dialogue, HttpFactory};
+use crate::http_operation::{Dialogue, built};
 use crate::http_reply;
 use crate::http_settings::{check_clear_text, check_peer};
-use crate::http_template::{Known, UNDECLARED, check_headers, check_template, has_credential, has_secret};
+use crate::http_template::{Known, check_headers, check_template, has_credential, has_secret};
+use crate::message_map::{MessageMap, check_reply};
 use crate::oauth_use::OauthUse;
 use crate::template::Template;
 
@@ -118,33 +116,16 @@ const METHODS: [Method; 6] =
 
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
-    let before = build.problems.iter().filter(|p| p.severity == Severity::Error).count();
-    let peer = check_peer(build, &settings.url, settings.oauth.as_ref(), settings.tls.as_ref());
-    if settings.requests.is_empty() {
-        let suggestion = Some(format!("add [operations.{}.requests.TYPE]", build.item));
-        build.error("S0334", &[At::Key("requests")], "no message type is mapped to a request", suggestion);
-    }
-    let mut requests = BTreeMap::new();
-    let mut secret = settings.oauth.is_some().then_some("an OAuth token");
-    for (name, request) in settings.requests.iter() {
-        let plan = request_plan(build, &settings, name, request);
-        if has_secret(build, name) || has_credential(&request.headers) {
-            secret = secret.or(Some("a secret"));
-        }
-        if let Some(plan) = plan {
-            requests.insert(name.to_owned(), plan);
-        }
-    }
+    let oauth = settings.oauth.as_ref();
+    let peer = check_peer(build, &settings.url, oauth, settings.tls.as_ref());
+    let mut secret = false;
+    let requests = MessageMap::check(build, "a request", &settings.requests, |build, name, request| {
+        secret |= has_secret(build, name) || has_credential(&request.headers);
+        request_plan(build, &settings, name, request)
+    });
     let (url, peer) = peer?;
-    check_clear_text(build, &url, secret, settings.allow_plain_http);
-    let errors = build.problems.iter().filter(|p| p.severity == Severity::Error).count();
-    if errors > before {
-        return None;
-    }
-    let oauth = settings.oauth.iter().flat_map(|oauth| oauth.clients(build.names)).collect();
-    let rest = Rest { requests, peer };
-    let facts = Facts { oauth, replies: Some(Family::Http), answers: true, ..Facts::default() };
-    Some(Built { factory: HttpFactory::of(rest), facts })
+    check_clear_text(build, &url, oauth, secret, settings.allow_plain_http);
+    Some(built(build, oauth, Family::Http, Rest { requests: requests?, peer }))
 }
 
 fn request_plan(
@@ -193,11 +174,7 @@ fn request_plan(
             whole = false;
         }
     }
-    if let Some(reply) = &request.reply
-        && !UNDECLARED.contains(&reply.as_str())
-    {
-        whole &= build.message_type(&place("reply"), reply);
-    }
+    let reply = check_reply(build, name, request.reply.as_ref());
 
     let url = check_template(build, &place("path"), known, &format!("{}{}", settings.url, request.path));
     let at = [At::Key("requests"), At::Key(name), At::Key("headers")];
@@ -211,25 +188,15 @@ fn request_plan(
             None => whole = false,
         }
     }
-    let reply = request.reply.clone().filter(|reply| !UNDECLARED.contains(&reply.as_str()));
-    let (method, url, headers) = (method?, url?, headers?);
+    let (method, url, headers, reply) = (method?, url?, headers?, reply?);
     whole.then_some(RequestPlan { method, url, body: request.body, headers, query, reply })
 }
 
 // === Running ===
 
 struct Rest {
-    requests: BTreeMap<String, RequestPlan>,
+    requests: MessageMap<RequestPlan>,
     peer: PeerPlan,
-}
-
-impl Rest {
-    /// The request that the message's type is mapped to.
-    fn plan(&self, cx: &OperationContext) -> Result<&RequestPlan, OperationError> {
-        let type_name = cx.body.type_name();
-        let unmapped = || format!("no request is mapped to messages of type {type_name}");
-        self.requests.get(type_name).ok_or_else(|| OperationError::message("request", unmapped()))
-    }
 }
 
 impl Dialogue for Rest {
@@ -243,10 +210,10 @@ impl Dialogue for Rest {
         form_token: Option<&AccessToken>,
         secrets: &mut Secrets,
     ) -> Result<Request, OperationError> {
-        request::make(self.plan(cx)?, cx, form_token, secrets)
+        request::make(self.requests.plan(cx)?, cx, form_token, secrets)
     }
 
     fn outcome(&self, reply: Reply, cx: &OperationContext, peer: &str) -> Result<Outcome, OperationError> {
-        Ok(http_reply::outcome(reply, self.plan(cx)?.reply.as_deref(), cx, peer))
+        Ok(http_reply::outcome(reply, self.requests.plan(cx)?.reply.as_deref(), cx, peer))
     }
 }

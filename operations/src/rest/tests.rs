@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use super::{BodyKind, RequestPlan, Rest};
 use crate::http_client::PeerPlan;
 use crate::http_operation::HttpOperation;
+use crate::message_map::MessageMap;
 use crate::oauth_use::OauthPlan;
 use crate::template::Template;
 use crate::testing::{Events, check, delivery, hl7, runtime};
@@ -68,7 +69,7 @@ impl Setup {
         };
         let oauth = self.placement.map(|placement| OauthPlan::named("vendor", placement));
         let rest = Rest {
-            requests: [(type_name.to_owned(), plan)].into(),
+            requests: MessageMap::of("a request", [(type_name.to_owned(), plan)]),
             peer: PeerPlan {
                 name: "vendor.example:443".into(),
                 oauth,
