@@ -8,9 +8,13 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 use septet_engine::clock::SharedClock;
+use septet_engine::event::{Level, NewEvent};
+use septet_engine::host::ServiceContext;
+
+use crate::problem::problem;
 
 /// How much of a refused request's body is taken off the wire, and how long that may take.
 const REFUSED_BODY: usize = 4 << 20;
@@ -118,4 +122,18 @@ pub(crate) async fn discard(headers: &HeaderMap, body: Body, clock: &SharedClock
 pub(crate) fn closing(mut response: Response) -> Response {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     response
+}
+
+/// The answer to a body that was not read.
+pub(crate) fn unreadable(unread: Unread, limit: u64, cx: &ServiceContext) -> Response {
+    let (status, text) = match unread {
+        Unread::TooLarge(_) => {
+            let text = format!("the message is larger than {limit} bytes");
+            cx.event(NewEvent::new(Level::Warning, "message.rejected", text.clone()));
+            (StatusCode::PAYLOAD_TOO_LARGE, text)
+        }
+        Unread::Timeout(_) => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned()),
+        Unread::Broken => (StatusCode::BAD_REQUEST, "the body cannot be read".to_owned()),
+    };
+    closing(problem(status, &text, None))
 }

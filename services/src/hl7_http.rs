@@ -29,15 +29,15 @@ use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
-use crate::bodies::{Unread, closing, discard, read_body};
+use crate::bodies::{Unread, closing, discard, read_body, unreadable};
 use crate::endpoint::{Endpoint, Place, half_a_minute, max_connections, max_message, root};
+use crate::heads::{media_type, parent_session};
 use crate::hl7_common::{
     AckMode, Answer, Arrival, BatchMode, DuplicatePolicy, Handled, Policy, Receiver, Validate,
     WhenUnavailable, charset_setting,
 };
-use crate::http::{media_type, not_allowed, parent_session, unavailable, unreadable};
 use crate::listeners::Mount;
-use crate::problem::problem;
+use crate::problem::{not_allowed, problem, unavailable};
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {

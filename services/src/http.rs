@@ -17,14 +17,13 @@ use async_trait::async_trait;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
-use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::AUTHORIZATION;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use schemars::JsonSchema;
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ServerTls;
 use septet_engine::config::units::{ByteSize, DurationText, Listen, Strings};
-use septet_engine::event::{Level, NewEvent};
 use septet_engine::fault::Fault;
 use septet_engine::host::{BusinessService, HostFault, Inbound, ServiceContext, ServiceFactory};
 use septet_engine::registry::{Built, Factory, ItemClass, ItemKind};
@@ -32,10 +31,11 @@ use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
-use crate::bodies::{Unread, closing, discard, read_body};
+use crate::bodies::{discard, read_body, unreadable};
 use crate::endpoint::{Endpoint, Place, half_a_minute, max_connections, max_message, root};
+use crate::heads::{media_type, parent_session};
 use crate::listeners::Mount;
-use crate::problem::problem;
+use crate::problem::{not_allowed, problem, unavailable};
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {
@@ -274,62 +274,6 @@ impl HttpMount {
     }
 }
 
-// === What HTTP services share ===
-
-/// 405 with the methods there are.
-pub(crate) fn not_allowed(methods: &[Method]) -> Response {
-    let names: Vec<_> = methods.iter().map(Method::as_str).collect();
-    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here", None);
-    if let Ok(value) = HeaderValue::from_str(&names.join(", ")) {
-        response.headers_mut().insert(ALLOW, value);
-    }
-    response
-}
-
-/// 503: nothing is stored, and the client keeps its message.
-pub(crate) fn unavailable(text: &str) -> Response {
-    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, text, None);
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-    response
-}
-
-/// The answer to a body that was not read.
-pub(crate) fn unreadable(unread: Unread, limit: u64, cx: &ServiceContext) -> Response {
-    let (status, text) = match unread {
-        Unread::TooLarge(_) => {
-            let text = format!("the message is larger than {limit} bytes");
-            cx.event(NewEvent::new(Level::Warning, "message.rejected", text.clone()));
-            (StatusCode::PAYLOAD_TOO_LARGE, text)
-        }
-        Unread::Timeout(_) => (StatusCode::REQUEST_TIMEOUT, "the body did not come in time".to_owned()),
-        Unread::Broken => (StatusCode::BAD_REQUEST, "the body cannot be read".to_owned()),
-    };
-    closing(problem(status, &text, None))
-}
-
-/// The session of another production that this request continues: its `Septet-Session`, else its trace.
-pub(crate) fn parent_session(headers: &HeaderMap) -> Option<String> {
-    let plain = |text: &&str| {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '/');
-        !text.is_empty() && text.len() <= 128 && text.chars().all(legal)
-    };
-    let value = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-    let session = value("septet-session").filter(plain);
-    session.or_else(|| value("traceparent").filter(plain)).map(str::to_owned)
-}
-
 fn is_form(headers: &HeaderMap) -> bool {
     media_type(headers).0 == "application/x-www-form-urlencoded"
-}
-
-/// The media type in lower case, and its charset.
-pub(crate) fn media_type(headers: &HeaderMap) -> (String, Option<String>) {
-    let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut parts = text.split(';');
-    let media = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-    let charset = parts.find_map(|part| {
-        let (name, value) = part.trim().split_once('=')?;
-        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_owned())
-    });
-    (media, charset.filter(|charset| !charset.is_empty()))
 }

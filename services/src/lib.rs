@@ -5,6 +5,7 @@
 mod auth;
 mod bodies;
 mod endpoint;
+mod heads;
 pub mod hl7_common;
 pub mod hl7_http;
 pub mod hl7_mllp;

@@ -11,7 +11,7 @@ use septet_hl7::Message;
 use serde_json::{Map, Value};
 use url::form_urlencoded;
 
-use super::media_type;
+use crate::heads::media_type;
 
 /// A request that does not fit the declared type.
 #[derive(Debug)]

@@ -21,9 +21,10 @@ use super::clients::{Client, Credential, Grant, OPENID, is_scope, public_keys, w
 use super::grants::{hashed, same, secret};
 use super::issue::{put, random_id};
 use super::kept::Place;
-use super::request::{TokenError, authorization, bearer, media_type, uncached};
+use super::request::{TokenError, authorization, bearer, uncached};
 use super::server::{Server, read};
 use super::settings::RegistrationSettings;
+use crate::heads::media_type;
 
 const FORMAT: u32 = 1;
 /// A registered client that got no token within this time (seconds) makes room for others.
@@ -251,7 +252,7 @@ impl Server {
             }
             self.guesses().right(counter);
         }
-        if media_type(&parts.headers) != "application/json" {
+        if media_type(&parts.headers).0 != "application/json" {
             return Err(Refused::metadata("the body must be JSON"));
         }
         let body = read(self, &parts.headers, body).await;

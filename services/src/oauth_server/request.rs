@@ -7,14 +7,14 @@ use axum::Json;
 use axum::extract::{ConnectInfo, Request};
 use axum::http::StatusCode;
 use axum::http::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, PRAGMA, RETRY_AFTER,
-    WWW_AUTHENTICATE,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, HeaderMap, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use super::server::{Server, read};
 use crate::bodies::closing;
+use crate::heads::media_type;
 
 /// RFC 6749 §5.2 and what other RFCs add to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,17 +162,11 @@ impl Received {
 
 fn parameters(headers: &HeaderMap, body: &[u8]) -> Result<Parameters, TokenError> {
     let invalid = |text| TokenError::new(ErrorCode::InvalidRequest, text);
-    match media_type(headers).as_str() {
+    match media_type(headers).0.as_str() {
         "application/x-www-form-urlencoded" => Ok(Parameters::form(body)),
         "application/json" => Parameters::json(body).ok_or_else(|| invalid("the body is no JSON object")),
         _ => Err(invalid("the body must be a form")),
     }
-}
-
-/// The media type of a request without its parameters, in lower case.
-pub(super) fn media_type(headers: &HeaderMap) -> String {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 /// The only `Authorization` header.
