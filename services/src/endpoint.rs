@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::settings::ServerTls;
-use septet_engine::config::units::{ByteSize, DurationText, Listen};
+use septet_engine::config::units::{ByteSize, Listen};
 use septet_engine::host::{HostFault, ServiceContext};
 use septet_engine::registry::Facts;
 use septet_oauth::Auth;
@@ -26,23 +26,6 @@ pub(crate) struct Endpoint {
     pub(crate) patience: Duration,
     pub(crate) auth: Option<Auth>,
     pub(crate) tls: Option<ServerTls>,
-}
-
-/// `path` where nothing is said.
-pub(crate) fn root() -> String {
-    "/".to_owned()
-}
-
-pub(crate) fn half_a_minute() -> DurationText {
-    DurationText::secs(30)
-}
-
-pub(crate) fn max_message() -> ByteSize {
-    ByteSize::mib(64)
-}
-
-pub(crate) fn max_connections() -> u32 {
-    1024
 }
 
 impl Endpoint {

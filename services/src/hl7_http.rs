@@ -23,18 +23,18 @@ use septet_engine::config::settings::ServerTls;
 use septet_engine::config::units::{ByteSize, DurationText, Listen};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
 use septet_engine::registry::{Built, Factory, ItemClass, ItemKind};
-use septet_hl7::Charset;
 use septet_hl7::ack::{AckCode, recover_header};
 use septet_oauth::Auth;
 use serde::Deserialize;
 
 use crate::auth::{self, Guard};
 use crate::bodies::{Unread, closing, discard, read_body, unreadable};
-use crate::endpoint::{Endpoint, Place, half_a_minute, max_connections, max_message, root};
+use crate::defaults::{a_day, auto, half_a_minute, max_connections, max_message, root};
+use crate::endpoint::{Endpoint, Place};
 use crate::heads::{media_type, parent_session};
 use crate::hl7_common::{
     AckMode, Answer, Arrival, BatchMode, DuplicatePolicy, Handled, Policy, Receiver, Validate,
-    WhenUnavailable, charset_setting,
+    WhenUnavailable, Written,
 };
 use crate::listeners::Mount;
 use crate::problem::{not_allowed, problem, unavailable};
@@ -103,14 +103,6 @@ pub(crate) struct Settings {
     tls: Option<ServerTls>,
 }
 
-fn a_day() -> DurationText {
-    DurationText::secs(24 * 3600)
-}
-
-fn auto() -> String {
-    "auto".to_owned()
-}
-
 impl Settings {
     fn endpoint(&self) -> Endpoint {
         Endpoint {
@@ -124,30 +116,29 @@ impl Settings {
         }
     }
 
-    fn policy(&self, charset: Option<Charset>) -> Policy {
-        Policy {
+    fn written(&self) -> Written<'_> {
+        Written {
             ack: self.ack,
-            reply_timeout: self.reply_timeout.get(),
-            duplicates: DuplicatePolicy::or_default(self.duplicates, self.ack),
-            duplicate_window: self.duplicate_window.get(),
+            reply_timeout: self.reply_timeout,
+            duplicates: self.duplicates,
+            duplicate_window: self.duplicate_window,
             validate: self.validate,
             batch: self.batch,
-            charset,
-            max_message: self.max_message.get(),
+            charset: &self.charset,
+            max_message: self.max_message,
         }
     }
 }
 
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
-    let charset = charset_setting(build, &settings.charset);
+    let policy = settings.written().check(build);
     let endpoint = settings.endpoint();
     if !endpoint.check(build, "frame_timeout", false) {
         return None;
     }
     let facts = endpoint.facts(settings.ack == AckMode::Application);
-    let factory =
-        Hl7HttpFactory { policy: settings.policy(charset?), endpoint, settings: Arc::new(settings) };
+    let factory = Hl7HttpFactory { policy: policy?, endpoint, settings: Arc::new(settings) };
     Some(Built { factory: Factory::Service(Arc::new(factory)), facts })
 }
 

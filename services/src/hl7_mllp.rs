@@ -20,16 +20,17 @@ use septet_engine::config::units::{ByteSize, DurationText, Listen, MaybeNever};
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
 use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind};
+use septet_engine::server_tls::Reloading;
 use serde::Deserialize;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::defaults::{a_day, auto, half_a_minute, max_connections, max_message};
 use crate::hl7_common::{
-    AckMode, BatchMode, DuplicatePolicy, Policy, Receiver, Validate, WhenUnavailable, charset_setting,
+    AckMode, BatchMode, DuplicatePolicy, Policy, Receiver, Validate, WhenUnavailable, Written,
 };
-use septet_engine::server_tls::Reloading;
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {
@@ -59,14 +60,14 @@ pub struct Settings {
     #[serde(default)]
     pub ack: AckMode,
     /// How long `application` waits for the reply; then the answer is AE, and the message goes on.
-    #[serde(default = "reply_timeout")]
+    #[serde(default = "half_a_minute")]
     pub reply_timeout: DurationText,
     /// What happens to a message that has been here before: `accept` it as a new one, `answer_again` without
     /// processing it again (the default for `application`), or `refuse` it.
     #[serde(default)]
     pub duplicates: Option<DuplicatePolicy>,
     /// How long a message is remembered; at most the newest 1,000,000 are.
-    #[serde(default = "duplicate_window")]
+    #[serde(default = "a_day")]
     pub duplicate_window: DurationText,
     /// While the store takes no messages: answer AR once, close and stop accepting until it does (`pause`), or
     /// answer AR each time (`answer`).
@@ -86,7 +87,7 @@ pub struct Settings {
     pub max_connections: u32,
     /// The longest time from the first byte of a frame to its end; then it is stored as rejected, answered AE
     /// where its header is readable, and the connection is closed.
-    #[serde(default = "frame_timeout")]
+    #[serde(default = "half_a_minute")]
     pub frame_timeout: DurationText,
     /// Connections on which nothing comes for this long are closed.
     #[serde(default)]
@@ -101,33 +102,24 @@ pub struct Settings {
     pub tls: Option<ServerTls>,
 }
 
-fn reply_timeout() -> DurationText {
-    DurationText::secs(30)
-}
-
-fn duplicate_window() -> DurationText {
-    DurationText::secs(24 * 3600)
-}
-
-fn max_message() -> ByteSize {
-    ByteSize::mib(64)
-}
-
-fn max_connections() -> u32 {
-    1024
-}
-
-fn frame_timeout() -> DurationText {
-    DurationText::secs(30)
-}
-
-fn auto() -> String {
-    String::from("auto")
+impl Settings {
+    fn written(&self) -> Written<'_> {
+        Written {
+            ack: self.ack,
+            reply_timeout: self.reply_timeout,
+            duplicates: self.duplicates,
+            duplicate_window: self.duplicate_window,
+            validate: self.validate,
+            batch: self.batch,
+            charset: &self.charset,
+            max_message: self.max_message,
+        }
+    }
 }
 
 fn build(build: &mut Build<'_>) -> Option<Built> {
     let settings: Settings = build.settings()?;
-    let charset = charset_setting(build, &settings.charset);
+    let policy = settings.written().check(build);
     for (key, zero) in [
         ("max_message", settings.max_message.get() == 0),
         ("max_connections", settings.max_connections == 0),
@@ -138,16 +130,6 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
             return None;
         }
     }
-    let policy = Policy {
-        ack: settings.ack,
-        reply_timeout: settings.reply_timeout.get(),
-        duplicates: DuplicatePolicy::or_default(settings.duplicates, settings.ack),
-        duplicate_window: settings.duplicate_window.get(),
-        validate: settings.validate,
-        batch: settings.batch,
-        charset: charset?,
-        max_message: settings.max_message.get(),
-    };
     let facts = Facts {
         listens: vec![(settings.listen.get(), None)],
         needs_reply: settings.ack == AckMode::Application,
@@ -158,7 +140,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         )],
         ..Facts::default()
     };
-    let factory = MllpFactory { settings: Arc::new(settings), policy };
+    let factory = MllpFactory { policy: policy?, settings: Arc::new(settings) };
     Some(Built { factory: Factory::Service(Arc::new(factory)), facts })
 }
 

@@ -32,7 +32,8 @@ use serde::Deserialize;
 
 use crate::auth::{self, Guard};
 use crate::bodies::{discard, read_body, unreadable};
-use crate::endpoint::{Endpoint, Place, half_a_minute, max_connections, max_message, root};
+use crate::defaults::{half_a_minute, max_connections, max_message, root};
+use crate::endpoint::{Endpoint, Place};
 use crate::heads::{media_type, parent_session};
 use crate::listeners::Mount;
 use crate::problem::{not_allowed, problem, unavailable};

@@ -4,6 +4,7 @@
 
 mod auth;
 mod bodies;
+mod defaults;
 mod endpoint;
 mod heads;
 pub mod hl7_common;

@@ -22,5 +22,5 @@ mod receiver;
 pub(crate) mod testing;
 
 pub use answer::Answer;
-pub use policy::{AckMode, BatchMode, DuplicatePolicy, Policy, Validate, WhenUnavailable, charset_setting};
+pub use policy::{AckMode, BatchMode, DuplicatePolicy, Policy, Validate, WhenUnavailable, Written};
 pub use receiver::{Arrival, Handled, Receiver, Taken};

@@ -1,10 +1,11 @@
 //! The settings that all HL7 services have. Each service names them in its own settings struct, so that a
-//! mistake is reported where it stands, and makes one [`Policy`] of them.
+//! mistake is reported where it stands, and hands them over as [`Written`], of which a [`Policy`] is made.
 
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use septet_engine::config::build::{Build, did_you_mean};
+use septet_engine::config::units::{ByteSize, DurationText};
 use septet_hl7::Charset;
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,27 @@ pub enum BatchMode {
     MultiSession,
 }
 
+/// The settings of one HL7 service, as they are written.
+#[derive(Debug)]
+pub struct Written<'a> {
+    /// `ack`.
+    pub ack: AckMode,
+    /// `reply_timeout`.
+    pub reply_timeout: DurationText,
+    /// `duplicates`.
+    pub duplicates: Option<DuplicatePolicy>,
+    /// `duplicate_window`.
+    pub duplicate_window: DurationText,
+    /// `validate`.
+    pub validate: Validate,
+    /// `batch`.
+    pub batch: BatchMode,
+    /// `charset`.
+    pub charset: &'a str,
+    /// `max_message`.
+    pub max_message: ByteSize,
+}
+
 /// The settings of one HL7 service, checked.
 #[derive(Debug, Clone)]
 pub struct Policy {
@@ -89,18 +111,33 @@ pub struct Policy {
     pub max_message: u64,
 }
 
-impl DuplicatePolicy {
-    /// The default depends on `ack`: a sender that waits for a reply asks again when it does not come.
-    pub fn or_default(chosen: Option<Self>, ack: AckMode) -> Self {
-        chosen.unwrap_or(match ack {
+impl Written<'_> {
+    /// What they mean; what is wrong with them is reported.
+    pub fn check(&self, build: &mut Build<'_>) -> Option<Policy> {
+        charset(build, self.charset).map(|charset| self.policy(charset))
+    }
+
+    pub(crate) fn policy(&self, charset: Option<Charset>) -> Policy {
+        // A sender that waits for a reply asks again when it does not come.
+        let duplicates = match self.ack {
             AckMode::Application => DuplicatePolicy::AnswerAgain,
             _ => DuplicatePolicy::Accept,
-        })
+        };
+        Policy {
+            ack: self.ack,
+            reply_timeout: self.reply_timeout.get(),
+            duplicates: self.duplicates.unwrap_or(duplicates),
+            duplicate_window: self.duplicate_window.get(),
+            validate: self.validate,
+            batch: self.batch,
+            charset,
+            max_message: self.max_message.get(),
+        }
     }
 }
 
 /// Checks the setting `charset`: `auto`, or a name of HL7 Table 0211. `None` after an error was reported.
-pub fn charset_setting(build: &mut Build<'_>, name: &str) -> Option<Option<Charset>> {
+fn charset(build: &mut Build<'_>, name: &str) -> Option<Option<Charset>> {
     if name == "auto" {
         return Some(None);
     }

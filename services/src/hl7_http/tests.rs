@@ -29,7 +29,7 @@ async fn bench(more: Value) -> Bench {
     let cx = desk.context();
     let mut service = Box::new(Hl7HttpService {
         plan: Hl7HttpFactory {
-            policy: settings.policy(None),
+            policy: settings.written().policy(None),
             endpoint: settings.endpoint(),
             settings: Arc::new(settings),
         },

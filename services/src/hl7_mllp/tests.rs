@@ -23,15 +23,15 @@ fn settings() -> Settings {
     Settings {
         listen: "127.0.0.1:0".parse().unwrap(),
         ack: AckMode::default(),
-        reply_timeout: reply_timeout(),
+        reply_timeout: half_a_minute(),
         duplicates: None,
-        duplicate_window: duplicate_window(),
+        duplicate_window: a_day(),
         when_unavailable: WhenUnavailable::default(),
         validate: Validate::default(),
         batch: BatchMode::default(),
         max_message: ByteSize(4096),
         max_connections: max_connections(),
-        frame_timeout: frame_timeout(),
+        frame_timeout: half_a_minute(),
         idle_timeout: MaybeNever::default(),
         charset: auto(),
         tls: None,
@@ -41,16 +41,7 @@ fn settings() -> Settings {
 async fn bench(change: impl FnOnce(&mut Settings)) -> Bench {
     let mut settings = settings();
     change(&mut settings);
-    let policy = Policy {
-        ack: settings.ack,
-        reply_timeout: settings.reply_timeout.get(),
-        duplicates: DuplicatePolicy::or_default(settings.duplicates, settings.ack),
-        duplicate_window: settings.duplicate_window.get(),
-        validate: settings.validate,
-        batch: settings.batch,
-        charset: None,
-        max_message: settings.max_message.get(),
-    };
+    let policy = settings.written().policy(None);
     let desk = Desk::new();
     let cx = desk.context();
     let mut service =
