@@ -18,6 +18,10 @@ use septet_engine::id::{BodyId, ItemName, MessageId, SessionId};
 use septet_engine::queue::Policy;
 use septet_engine::store::{Class, Guard, Lanes, MessageFilter, Op, Options, Store, Transaction, Transition};
 
+/// The binary's: what is measured is what ships.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const WRITERS: u64 = 64;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::{State, count, entry, item};
+use super::State;
+use super::item::{count, entry, item};
 use crate::event::Event;
 use crate::header::{Header, Status};
 use crate::id::MessageId;

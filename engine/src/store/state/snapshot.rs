@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use super::{State, entry, item};
+use super::State;
+use super::item::{entry, item};
 use crate::event::Event;
 use crate::header::{Header, Kind, Status};
 use crate::host::KeepFamily;

@@ -1,0 +1,186 @@
+//! Folding headers: born, moved and carried, each into its queue and into what the index will get.
+
+use jiff::Timestamp;
+
+use super::item::{entry, item};
+use super::{State, Touched};
+use crate::fault::Fault;
+use crate::header::{Header, Kind, Status};
+use crate::id::MessageId;
+use crate::store::change::Move;
+use crate::store::row::Row;
+
+impl State {
+    pub(super) fn add_header(&mut self, header: &Header, sequence: u64, touched: &mut Touched) {
+        let id = header.id.0;
+        if self.rows.contains_key(&id) {
+            return;
+        }
+        let row = Row::new(header, sequence, &mut self.names);
+        self.count_new(id, &row, header.error.as_ref());
+        match row.status.is_final() {
+            true => self.fresh.settled.push(sequence, id),
+            false => self.fresh.born.push(sequence, id),
+        }
+        self.enter(header.id, row, touched);
+    }
+
+    /// Puts a header into memory and, where it waits, into its queue.
+    pub(super) fn enter(&mut self, id: MessageId, row: Row, touched: &mut Touched) {
+        self.saw(id.0);
+        self.next_position = self.next_position.max(row.position);
+        let (sequence, window) = (row.sequence, self.window());
+        if let Some((number, item)) = row.target().map(|target| (target, item(&mut self.items, target))) {
+            match (row.kind, row.status) {
+                (Kind::Request, Status::Queued) => {
+                    if item.spine.is_empty() && item.queue.depth() < window {
+                        item.queue.push(entry(id, &row));
+                    } else {
+                        item.spine.push(row.position, id.0);
+                        self.unplaced.push_back((sequence, number, row.position, row.body_id));
+                        self.fresh.spilled.push(sequence, id.0);
+                    }
+                }
+                (Kind::Request, Status::Suspended) => {
+                    item.queue.push(entry(id, &row));
+                    item.queue.suspend(id);
+                    item.suspended += 1;
+                }
+                (Kind::Response, Status::Queued) => {
+                    item.responses.insert(row.position, id.0);
+                }
+                _ => {}
+            }
+            item.receives |= row.kind == Kind::Request;
+            if row.status == Status::Queued {
+                touched.push(item.ready.clone());
+            }
+        }
+        self.keep_row(id.0, row);
+    }
+
+    pub(super) fn keep_row(&mut self, id: u64, row: Row) {
+        self.by_session.insert((row.session, id));
+        if row.body_id != 0 {
+            *self.body_users.entry(row.body_id).or_default() += 1;
+        }
+        self.rows.insert(id, Box::new(row));
+    }
+
+    /// A header is in a newer segment now: the index will have it there. Nothing is counted again.
+    pub(super) fn carry(&mut self, header: &Header, sequence: u64, touched: &mut Touched) {
+        let id = header.id.0;
+        if let Some(row) = self.rows.get_mut(&id) {
+            let (position, target, body) = (row.position, row.target(), row.body_id);
+            // The segment that has its body now must know of it, or the next purge drops the body.
+            match row.status.is_final() {
+                true => {
+                    row.sequence = sequence;
+                    self.fresh.settled.push(sequence, id);
+                }
+                false => self.fresh.born.push(sequence, id),
+            }
+            let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
+            if let Some(target) = beyond {
+                self.unplaced.push_back((sequence, target, position, body));
+                self.fresh.spilled.push(sequence, id);
+            }
+            return;
+        }
+        let row = Row::new(header, sequence, &mut self.names);
+        if row.status.is_final() {
+            self.fresh.settled.push(sequence, id);
+            return self.keep_row(id, row);
+        }
+        let (position, target, body) = (row.position, row.target(), row.body_id);
+        let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
+        match beyond {
+            Some(target) => {
+                self.unplaced.push_back((sequence, target, position, body));
+                self.fresh.born.push(sequence, id);
+                self.fresh.spilled.push(sequence, id);
+                self.keep_row(id, row);
+            }
+            // Where the journal begins behind its birth.
+            None => {
+                self.fresh.born.push(sequence, id);
+                self.enter(header.id, row, touched);
+            }
+        }
+    }
+
+    /// Counts a new header for the item that took it in, and for its target where it is born finished.
+    pub(super) fn count_new(&mut self, id: u64, row: &Row, error: Option<&Fault>) {
+        if row.came_in() {
+            let rejected = row.target().is_none() && row.status == Status::Error;
+            let this = (row.sequence, row.source, if row.body_id == 0 { id } else { row.body_id });
+            let source = item(&mut self.items, row.source);
+            if rejected {
+                source.rejected += 1;
+                source.last_error = error.map(ToString::to_string);
+            } else if self.took_in != this {
+                source.taken_in += 1;
+            }
+            source.last_activity = source.last_activity.max(row.created);
+            self.took_in = this;
+        }
+        if let (Kind::Request, Some(target)) = (row.kind, row.target())
+            && row.status.is_final()
+        {
+            item(&mut self.items, target).finished(row.status, row.created, error);
+        }
+    }
+
+    pub(super) fn move_header(&mut self, change: &Move, sequence: u64, at: Timestamp, touched: &mut Touched) {
+        let id = change.id;
+        let Some(row) = self.rows.get_mut(&id.0) else { return };
+        let before = row.status;
+        self.leases.remove(&id.0);
+        row.change(change, sequence, at);
+        let (status, kind, position) = (row.status, row.kind, row.position);
+        if status.is_final() && !before.is_final() {
+            self.fresh.settled.push(sequence, id.0);
+        }
+        let Some(target) = row.target() else { return };
+        let item = item(&mut self.items, target);
+        touched.push(item.ready.clone());
+        if kind == Kind::Response {
+            item.responses.remove(&position);
+            if status == Status::Queued {
+                item.responses.insert(position, id.0);
+            }
+            return;
+        }
+        let queued = matches!(before, Status::Queued | Status::Delivered);
+        let window = self.window.unwrap_or(usize::MAX);
+        let beyond = !item.spine.is_empty() && item.spine.first_position().is_some_and(|at| at <= position);
+        let waits_beyond = beyond && item.spine.holds(position);
+        match status {
+            Status::Queued if waits_beyond => {}
+            Status::Queued if queued => item.queue.put_back(id, change.next_attempt),
+            Status::Queued if beyond => {
+                item.queue.finish(id);
+                item.spine.give_back(position, id.0);
+            }
+            Status::Queued => item.queue.push(entry(id, row)),
+            Status::Suspended => {
+                if waits_beyond {
+                    item.spine.remove(position);
+                    item.queue.push(entry(id, row));
+                }
+                item.queue.suspend(id);
+            }
+            _ if waits_beyond => {
+                item.spine.remove(position);
+            }
+            _ => item.queue.finish(id),
+        }
+        item.suspended -= u64::from(before == Status::Suspended);
+        item.suspended += u64::from(status == Status::Suspended);
+        let error = change.error.as_ref().and_then(Option::as_ref);
+        item.finished(status, Some(at).into(), error);
+        if item.is_low(window) {
+            self.low.insert(target);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! What a transaction must pass before it is folded: its guards, and the places that only the state can fill.
+
+use super::State;
+use crate::header::Status;
+use crate::id::MessageId;
+use crate::store::api::{Conflict, Guard};
+use crate::store::change::{Change, Settling};
+
+impl State {
+    /// Checks every guard of a transaction, in order, against the state as it would be then.
+    pub(in crate::store) fn check(&self, changes: &[Settling]) -> Result<(), Conflict> {
+        let mut changed: Vec<(MessageId, Status)> = Vec::new();
+        for settling in changes {
+            let (change, guard) = match (&settling.change, settling.guard) {
+                (Change::Move(change), Some(guard)) => (change, guard),
+                (Change::Header(header), _) => {
+                    changed.push((header.id, header.status));
+                    continue;
+                }
+                _ => continue,
+            };
+            let id = change.id;
+            let earlier = changed.iter().rev().find(|(other, _)| *other == id).map(|(_, status)| *status);
+            let stored = self.rows.get(&id.0).map(|row| row.status);
+            let status = earlier.or(stored).ok_or(Conflict::Unknown(id))?;
+            match guard {
+                Guard::Lease(lease) => {
+                    if lease.id != id || self.leases.get(&id.0) != Some(&lease.generation) {
+                        return Err(Conflict::Lease(id));
+                    }
+                }
+                Guard::Status(expected) if expected != status => return Err(Conflict::Status { id, status }),
+                Guard::Status(_) => {}
+            }
+            if !status.may_become(change.to) {
+                return Err(Conflict::Status { id, status });
+            }
+            changed.push((id, change.to));
+        }
+        Ok(())
+    }
+
+    /// Fills what only the state knows: queue positions, and how often a message was given that is leaving
+    /// its delivery (`take` counts in memory only).
+    pub(in crate::store) fn place(&mut self, changes: &mut [Settling]) {
+        for settling in changes {
+            match &mut settling.change {
+                Change::Header(header) => {
+                    self.next_position += 1;
+                    header.position = self.next_position;
+                }
+                Change::Move(change) if change.attempts.is_none() => {
+                    let row = self.rows.get(&change.id.0).filter(|row| row.status == Status::Delivered);
+                    change.attempts = row.map(|row| row.attempts);
+                }
+                _ => {}
+            }
+        }
+    }
+}
