@@ -8,9 +8,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::codec::{DecodeError, Encoder, Fields};
 pub(super) use super::index::Description;
 use crate::body::Body;
 use crate::id::BodyId;
+
+/// Descriptions that are remembered. Types come from outside: beyond it those that nobody has are forgotten.
+const KINDS: usize = 4096;
+/// Places looked up under one lock.
+const STEP: usize = 1024;
 
 /// Where a body's bytes lie in the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,12 +122,15 @@ impl Bodies {
 
     /// Where bodies are on stable storage; those that are not, or not known here, are left out.
     pub(super) fn places(&self, ids: &[u64]) -> Vec<(BodyId, Place, Arc<Description>)> {
-        let table = self.table();
-        let placed = |id: &u64| {
-            let row = table.rows.get(id)?;
-            Some((BodyId(*id), row.place?, row.kind.clone()))
-        };
-        ids.iter().filter_map(placed).collect()
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(STEP) {
+            let table = self.table();
+            found.extend(ids.iter().filter_map(|id| {
+                let row = table.rows.get(id)?;
+                Some((BodyId(*id), row.place?, row.kind.clone()))
+            }));
+        }
+        found
     }
 
     /// Nobody in memory needs these bodies any more; the index knows where they are.
@@ -185,7 +194,12 @@ impl Table {
             return known.clone();
         }
         let kind = Arc::new(kind);
-        self.kinds.insert(kind.clone(), ());
+        if self.kinds.len() >= KINDS {
+            self.kinds.retain(|kind, ()| Arc::strong_count(kind) > 1);
+        }
+        if self.kinds.len() < KINDS {
+            self.kinds.insert(kind.clone(), ());
+        }
         kind
     }
 
@@ -215,5 +229,31 @@ pub(super) fn describe(type_name: &str, content_type: &str, charset: Option<&str
         type_name: type_name.into(),
         content_type: content_type.into(),
         charset: charset.map(Into::into),
+    }
+}
+
+impl Description {
+    /// As fields: 1 type, 2 content type, 3 charset.
+    pub(super) fn encode(&self, out: &mut Encoder) {
+        out.text(1, &self.type_name);
+        out.text(2, &self.content_type);
+        if let Some(charset) = &self.charset {
+            out.text(3, charset);
+        }
+    }
+
+    /// From its fields.
+    pub(super) fn decode(fields: Fields<'_>) -> Result<Description, DecodeError> {
+        let mut kind = describe("", "", None);
+        for field in fields {
+            let field = field?;
+            match field.tag {
+                1 => kind.type_name = field.text()?.into(),
+                2 => kind.content_type = field.text()?.into(),
+                3 => kind.charset = Some(field.text()?.into()),
+                _ => field.skip()?,
+            }
+        }
+        Ok(kind)
     }
 }

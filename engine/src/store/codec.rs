@@ -202,6 +202,14 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// How many bytes the first field takes; they need not all be there.
+pub(super) fn extent(bytes: &[u8]) -> Result<usize, DecodeError> {
+    let mut fields = Fields::new(bytes, 0);
+    fields.varint()?;
+    let length = usize::try_from(fields.varint()?).map_err(|_| DecodeError::Malformed)?;
+    fields.offset.checked_add(length).ok_or(DecodeError::Malformed)
+}
+
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, DecodeError>;
 

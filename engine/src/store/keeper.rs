@@ -19,7 +19,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
-use super::checkpoint::{self, Checkpoint};
+use super::checkpoint::{self, Checkpoint, Mark};
 use super::index::{Builder, Coverage, Index, IndexFile};
 use super::readers::Readers;
 use super::rebuild::Rebuild;
@@ -95,10 +95,10 @@ pub(super) struct Parts {
 
 impl Keeper {
     /// Before anything has been folded.
-    pub(super) fn new(parts: Parts, checkpoint: Option<(&Checkpoint, u64)>, checkpoints: Vec<u64>) -> Keeper {
+    pub(super) fn new(parts: Parts, checkpoint: Option<Mark>, checkpoints: Vec<u64>) -> Keeper {
         let Parts { shared, files, folder, index, readers, sealer, journal, segment_size } = parts;
-        let sealed = checkpoint.map_or((0, 0), |(checkpoint, _)| (checkpoint.segment.saturating_sub(1), 0));
-        let first_id = checkpoint.map_or(0, |(checkpoint, _)| checkpoint.snapshot.highest_id + 1);
+        let sealed = checkpoint.map_or((0, 0), |checkpoint| (checkpoint.segment.saturating_sub(1), 0));
+        let first_id = checkpoint.map_or(0, |checkpoint| checkpoint.highest_id + 1);
         Keeper {
             shared,
             files,
@@ -113,7 +113,7 @@ impl Keeper {
             in_parts: 0,
             first_id,
             checkpoints,
-            checkpoint_length: checkpoint.map_or(0, |(_, length)| length),
+            checkpoint_length: checkpoint.map_or(0, |checkpoint| checkpoint.length),
             grown: 0,
             segment_size,
             rebuild: None,
@@ -287,9 +287,9 @@ impl Keeper {
         }
         let snapshot = self.shared.state().snapshot();
         self.shared.durable.wait_blocking(snapshot.sequence).map_err(|error| error.to_string())?;
-        let bodies = self.shared.bodies.places(&snapshot.bodies);
+        let bodies = self.shared.bodies.places(&snapshot.bodies());
         let reserved = self.shared.ids.reserved();
-        let checkpoint = Checkpoint { snapshot, segment, reserved, bodies };
+        let checkpoint = Checkpoint { snapshot, segment, reserved, bodies, length: 0 };
         let length = checkpoint::write(&*self.files, &self.folder, &checkpoint, &self.sealer)
             .map_err(|error| error.to_string())?;
         self.checkpoint_length = length;

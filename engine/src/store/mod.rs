@@ -35,6 +35,7 @@
 //! | `offline` | check and repair of a store that nobody has open |
 //! | `keeper`, `fresh`, `index`, `overlay` | out of memory into index files, and which of their rows count |
 //! | `checkpoint`, `rebuild` | the state as of a segment's end; index files made again |
+//! | `shelf` | kept values, shared with who looks at all of them |
 //! | `spine`, `pager` | what waits beyond a queue's window, and its way back |
 //! | `purge` | dropping segments, carrying what lives on |
 //! | `recovery`, `heal`, `open`, `key` | opening: lock, key, folding, healing |
@@ -100,6 +101,7 @@ mod row;
 mod search;
 mod segment;
 mod shared;
+mod shelf;
 mod spine;
 mod state;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use super::bodies::Bodies;
-use super::checkpoint;
+use super::checkpoint::{self, Checkpoint};
 use super::disk::Disk;
 use super::durable::Durable;
 use super::ids::{self, Ids};
@@ -207,27 +207,18 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
         segment_size: options.segment_size,
     };
     let checkpoints = checkpoint::list(&*files, path).map_err(|error| OpenError::io(path, error))?;
-    let known = checkpoint.as_ref().map(|(checkpoint, length)| (checkpoint, *length));
+    let known = checkpoint.as_ref().map(Checkpoint::mark);
     let mut keeper = Keeper::new(parts(&shared), known, checkpoints);
-    if let Some((checkpoint, _)) = &checkpoint {
-        for (id, place, kind) in &checkpoint.bodies {
-            shared.bodies.page_in(*id, *place, kind.clone());
+    if let Some(Checkpoint { snapshot, bodies, .. }) = checkpoint {
+        for (id, place, kind) in bodies {
+            shared.bodies.page_in(id, place, kind);
         }
-        *shared.state() = State::restore(checkpoint.snapshot.clone(), options.window);
-        shared.durable.advance(checkpoint.snapshot.sequence);
+        shared.durable.advance(snapshot.sequence);
+        *shared.state() = State::restore(snapshot, options.window);
     }
-    let recovered = recovery::recover(
-        &*files,
-        &folder,
-        &segments,
-        identity,
-        checkpoint.as_ref().map(|(checkpoint, _)| checkpoint),
-        &shared,
-        &mut keeper,
-    )?;
+    let recovered = recovery::recover(&*files, &folder, &segments, identity, known, &shared, &mut keeper)?;
     let Recovered { next, next_id, damage, .. } = recovered;
     let next = next.unwrap_or(Next { segment: 1, batch: 1, sequence: 0 });
-    drop(checkpoint);
     let limit = ids::reservation(next_id);
     shared.ids.start(next_id, limit);
     shared.state().opened(next_id);

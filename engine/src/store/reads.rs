@@ -1,7 +1,6 @@
 //! Reading a store: memory first, then the index for what has left memory, then the journal for bodies.
 //! Nothing is ever behind, unless index files are being made again.
 
-use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -306,7 +305,7 @@ impl Store {
             for (id, event) in state.events.range(..before).rev().take(search::STEP) {
                 (before, looked) = (*id, looked + 1);
                 if search::selects(filter, event) {
-                    found.push(event.clone());
+                    found.push(Event::clone(event));
                     if found.len() == wanted {
                         return found;
                     }
@@ -350,16 +349,14 @@ fn newest<T>(recent: Vec<T>, older: Vec<T>, wanted: usize, id: impl Fn(&T) -> u6
 #[async_trait]
 impl Keep for Store {
     fn get(&self, family: KeepFamily, key: &str) -> Option<Bytes> {
-        self.state().keep(family)?.get(key).cloned()
+        self.state().keep(family)?.get(key)
     }
 
     fn scan(&self, family: KeepFamily, prefix: &str) -> Vec<(String, Bytes)> {
-        let state = self.state();
-        let Some(entries) = state.keep(family) else { return Vec::new() };
-        let from = entries.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
-        from.take_while(|(key, _)| key.starts_with(prefix))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect()
+        // What may be a million values is not read under the lock.
+        let entries = self.state().keep(family).cloned().unwrap_or_default();
+        let from = entries.from(prefix).take_while(|(key, _)| key.starts_with(prefix));
+        from.map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     async fn put(&self, family: KeepFamily, key: &str, value: Option<Bytes>) -> Result<(), StoreFailed> {

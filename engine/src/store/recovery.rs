@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use super::change::Change;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::Mark;
 use super::codec::{DecodeError, Fields};
 use super::heal;
 use super::journal::{Identity, Next};
@@ -125,11 +125,11 @@ pub(super) fn recover(
     folder: &Path,
     numbers: &[u64],
     identity: Identity,
-    checkpoint: Option<&Checkpoint>,
+    checkpoint: Option<Mark>,
     shared: &Shared,
     keeper: &mut Keeper,
 ) -> Result<Recovered, OpenError> {
-    let known = checkpoint.map_or(0, |checkpoint| checkpoint.snapshot.sequence);
+    let known = checkpoint.map_or(0, |checkpoint| checkpoint.sequence);
     let reserved = checkpoint.map_or(1, |checkpoint| checkpoint.reserved.max(1));
     let out = Recovered { next_id: reserved, ..Recovered::default() };
     let mut recovery = Recovery {

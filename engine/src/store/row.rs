@@ -14,7 +14,7 @@ use crate::id::{BodyId, ItemName, MessageId, SessionId};
 const NOBODY: u32 = u32::MAX;
 
 /// One header.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Row {
     pub(super) status: Status,
     pub(super) kind: Kind,
@@ -40,7 +40,7 @@ pub(super) struct Row {
     extra: Option<Box<Extra>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Extra {
     error: Option<Fault>,
     reply_to: ReplyTo,
@@ -210,6 +210,9 @@ impl From<Option<Timestamp>> for Micros {
     }
 }
 
+/// Shared texts that are remembered. Types come from outside: beyond it those that no row has are forgotten.
+const TEXTS: usize = 4096;
+
 /// Item names as numbers, and shared texts.
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -219,6 +222,11 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// The items by their numbers, and nothing else.
+    pub(super) fn items(&self) -> Names {
+        Names { items: self.items.clone(), ..Names::default() }
+    }
+
     /// The number of an item, given at first sight.
     pub(super) fn item(&mut self, name: &ItemName) -> u32 {
         if let Some(number) = self.numbers.get(name) {
@@ -245,7 +253,12 @@ impl Names {
         if let Some(known) = self.texts.get(text) {
             return known.clone();
         }
-        self.texts.insert(text.clone());
+        if self.texts.len() >= TEXTS {
+            self.texts.retain(|text| Arc::strong_count(text) > 1);
+        }
+        if self.texts.len() < TEXTS {
+            self.texts.insert(text.clone());
+        }
         text.clone()
     }
 }

@@ -7,14 +7,15 @@
 //! window). A reference without a frame has its header in memory. The chunks are shared with checkpoints
 //! being written: changing one copies it, if somebody else looks at it.
 
+mod chunk;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use self::chunk::CHUNK;
+pub(super) use self::chunk::Chunk;
 use super::bodies::{Description, Place};
-
-/// References in one chunk.
-const CHUNK: usize = 1024;
 
 /// A frame of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,111 +42,6 @@ pub(super) struct Reference {
     pub(super) frame: Option<Spot>,
     /// Where its body is, if it has one and the place is known.
     pub(super) body: Option<(Place, Arc<Description>)>,
-}
-
-/// A reference as it is kept: numbers relative to the chunk's.
-#[derive(Clone, Copy, Debug)]
-struct Packed {
-    id: u32,
-    position: u32,
-    frame: Spot,
-    body: Spot,
-    length: u32,
-    crc: u32,
-    kind: u16,
-    sealed: bool,
-    live: bool,
-}
-
-/// A run of references.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Chunk {
-    base_id: u64,
-    base_position: u64,
-    entries: Vec<Packed>,
-    kinds: Vec<Arc<Description>>,
-    live: usize,
-    /// The lowest and the highest id that ever was here.
-    ids: (u64, u64),
-}
-
-impl Chunk {
-    fn starting(id: u64, position: u64) -> Chunk {
-        // Ids are nearly, not strictly, in the order of positions.
-        let base_id = id.saturating_sub(1 << 31);
-        Chunk { base_id, base_position: position, ids: (id, id), ..Chunk::default() }
-    }
-
-    fn push(&mut self, new: u64, position: u64) -> bool {
-        let id = new.checked_sub(self.base_id).and_then(|id| u32::try_from(id).ok());
-        let position = position.checked_sub(self.base_position).and_then(|at| u32::try_from(at).ok());
-        let (Some(id), Some(position)) = (id, position) else { return false };
-        if self.entries.len() >= CHUNK {
-            return false;
-        }
-        self.entries.push(Packed {
-            id,
-            position,
-            frame: Spot::NOWHERE,
-            body: Spot::NOWHERE,
-            length: 0,
-            crc: 0,
-            kind: u16::MAX,
-            sealed: false,
-            live: true,
-        });
-        self.live += 1;
-        self.ids = (self.ids.0.min(new), self.ids.1.max(new));
-        true
-    }
-
-    fn index(&self, position: u64) -> Option<usize> {
-        let at = u32::try_from(position.checked_sub(self.base_position)?).ok()?;
-        let index = self.entries.binary_search_by_key(&at, |entry| entry.position).ok()?;
-        self.entries.get(index).filter(|entry| entry.live).map(|_| index)
-    }
-
-    fn reference(&self, entry: &Packed) -> Reference {
-        let kind = self.kinds.get(usize::from(entry.kind));
-        let place = Place {
-            segment: u64::from(entry.body.segment),
-            offset: u64::from(entry.body.offset),
-            length: entry.length,
-            crc: entry.crc,
-            sealed: entry.sealed,
-        };
-        Reference {
-            id: self.base_id + u64::from(entry.id),
-            position: self.base_position + u64::from(entry.position),
-            frame: (entry.frame != Spot::NOWHERE).then_some(entry.frame),
-            body: kind.map(|kind| (place, kind.clone())),
-        }
-    }
-
-    fn live(&self) -> impl Iterator<Item = Reference> {
-        self.entries.iter().filter(|entry| entry.live).map(|entry| self.reference(entry))
-    }
-
-    fn place(&mut self, index: usize, frame: Spot, body: Option<&(Place, Arc<Description>)>) {
-        let kind = body.and_then(|(place, kind)| {
-            let spot = Spot::new(place.segment, place.offset)?;
-            let known = self.kinds.iter().position(|known| Arc::ptr_eq(known, kind) || known == kind);
-            let index = known.unwrap_or_else(|| {
-                self.kinds.push(kind.clone());
-                self.kinds.len() - 1
-            });
-            Some((spot, place, u16::try_from(index).ok()?))
-        });
-        let Some(entry) = self.entries.get_mut(index) else { return };
-        entry.frame = frame;
-        if let Some((spot, place, kind)) = kind {
-            entry.body = spot;
-            entry.length = place.length;
-            entry.crc = place.crc;
-            entry.sealed = place.sealed;
-            entry.kind = kind;
-        }
-    }
 }
 
 /// The line beyond one queue's window.
@@ -220,15 +116,25 @@ impl Spine {
         chunks.skip_while(|reference| reference.position < position).take(most).collect()
     }
 
-    /// Everything here, in the order of positions but for what came back.
-    pub(super) fn all(&self) -> impl Iterator<Item = Reference> {
-        let bare = |(position, id): (&u64, &u64)| Reference {
-            id: *id,
-            position: *position,
-            frame: None,
-            body: None,
-        };
-        self.chunks.iter().flat_map(|chunk| chunk.live()).chain(self.returned.iter().map(bare))
+    /// What is here, in the order of positions but for what came back.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.chunks.iter().map(|chunk| &**chunk).filter(|chunk| chunk.live > 0)
+    }
+
+    /// What came back: positions and ids.
+    pub(super) fn returned(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.returned.iter().map(|(position, id)| (*position, *id))
+    }
+
+    /// More of the line, behind all that is here. Whether that is where it belongs.
+    pub(super) fn append(&mut self, chunk: Chunk) -> bool {
+        let end = self.chunks.back().and_then(|chunk| chunk.last_position());
+        if end.is_some_and(|end| chunk.base_position <= end) {
+            return false;
+        }
+        self.length += chunk.live;
+        self.chunks.push_back(Arc::new(chunk));
+        true
     }
 
     fn chunk_of(&self, position: u64) -> Option<usize> {

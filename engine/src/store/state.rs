@@ -17,7 +17,6 @@ mod views;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::item::Item;
@@ -25,6 +24,7 @@ pub(super) use self::snapshot::{ItemSnapshot, Snapshot, respine};
 use super::change::{Change, Commit};
 use super::fresh::Fresh;
 use super::row::{Names, Row};
+use super::shelf::Shelf;
 use crate::event::Event;
 use crate::host::KeepFamily;
 
@@ -32,12 +32,13 @@ use crate::host::KeepFamily;
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub(super) names: Names,
-    pub(super) rows: BTreeMap<u64, Box<Row>>,
+    /// Shared, as are events and kept values, with a checkpoint that is being written: to take one is to count.
+    pub(super) rows: BTreeMap<u64, Arc<Row>>,
     pub(super) by_session: BTreeSet<(u64, u64)>,
-    pub(super) events: BTreeMap<u64, Event>,
+    pub(super) events: BTreeMap<u64, Arc<Event>>,
     session_events: BTreeSet<(u64, u64)>,
     items: Vec<Item>,
-    keep: BTreeMap<KeepFamily, BTreeMap<String, Bytes>>,
+    keep: BTreeMap<KeepFamily, Shelf>,
     /// The generation under which each delivered header is out.
     leases: HashMap<u64, u64>,
     generation: u64,
@@ -106,9 +107,9 @@ impl State {
                 Change::Keep(family, key, value) => {
                     let family = self.keep.entry(*family).or_default();
                     match value {
-                        Some(value) => family.insert(key.clone(), value.clone()),
+                        Some(value) => family.insert(key, value),
                         None => family.remove(key),
-                    };
+                    }
                 }
             }
         }
@@ -120,11 +121,15 @@ impl State {
 
     /// Adds an event; also one that cannot be made durable any more.
     pub(super) fn add_event(&mut self, event: &Event) {
+        self.put_event(Arc::new(event.clone()));
+    }
+
+    fn put_event(&mut self, event: Arc<Event>) {
         self.saw(event.id.0);
         if let Some(session) = event.session {
             self.session_events.insert((session.0, event.id.0));
         }
-        self.events.insert(event.id.0, event.clone());
+        self.events.insert(event.id.0, event);
     }
 
     /// What is there now was there when the store was opened.

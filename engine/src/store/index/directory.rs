@@ -1,8 +1,6 @@
 //! The directory of an index file as bytes. No bytes make reading it panic, nor promise more than the file
 //! has.
 
-use std::sync::Arc;
-
 use super::format::{
     Coverage, Description, Directory, Extent, Fence, Group, GroupKey, HASH, HASHES, HashFence, Meta, Span,
     Table,
@@ -93,11 +91,7 @@ pub(super) fn encode(directory: &Directory) -> Vec<u8> {
     put_table(5, &directory.bodies, &mut out);
     for kind in &directory.descriptions {
         let nested = out.begin(6, false);
-        out.text(1, &kind.type_name);
-        out.text(2, &kind.content_type);
-        if let Some(charset) = &kind.charset {
-            out.text(3, charset);
-        }
+        kind.encode(&mut out);
         out.end(nested);
     }
     let nested = out.begin(7, false);
@@ -239,20 +233,6 @@ fn meta(field: Field<'_>, length: u64) -> Result<(Meta, u64), DecodeError> {
     Ok((meta, secret))
 }
 
-fn description(field: Field<'_>) -> Result<Description, DecodeError> {
-    let mut kind = Description { type_name: Arc::default(), content_type: Arc::default(), charset: None };
-    for field in field.fields() {
-        let field = field?;
-        match field.tag {
-            1 => kind.type_name = field.text()?.into(),
-            2 => kind.content_type = field.text()?.into(),
-            3 => kind.charset = Some(field.text()?.into()),
-            _ => field.skip()?,
-        }
-    }
-    Ok(kind)
-}
-
 fn extent(field: Field<'_>, file: u64) -> Result<Extent, DecodeError> {
     let mut extent = Extent::default();
     for field in field.fields() {
@@ -281,7 +261,7 @@ pub(super) fn decode(bytes: &[u8], length: u64) -> Result<Directory, DecodeError
             3 => headers = table(field, length)?,
             4 => events = table(field, length)?,
             5 => bodies = table(field, length)?,
-            6 => descriptions.push(description(field)?),
+            6 => descriptions.push(Description::decode(field.fields())?),
             7 => foreign = extent(field, length)?,
             _ => field.skip()?,
         }

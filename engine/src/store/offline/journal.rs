@@ -96,7 +96,7 @@ pub(super) fn look(
 /// The last transaction in the journal and the last that the newest checkpoint knows, where that is more.
 fn behind(folder: &Folder<'_>, records: &Records) -> Option<(u64, u64)> {
     let (vault, there) = (records.vault.as_ref()?, records.sequence?);
-    let (newest, _) = checkpoint::load(folder.files, &folder.path, vault).ok()?.newest?;
+    let newest = checkpoint::load(folder.files, &folder.path, vault).ok()?.newest?;
     let known = newest.snapshot.sequence;
     (known > there).then_some((there, known))
 }

@@ -51,7 +51,7 @@ impl State {
         let mut deliveries = Vec::with_capacity(taken.len());
         for (id, overtakes) in taken {
             let lease = self.lease(id);
-            let Some(row) = self.rows.get_mut(&id.0) else { continue };
+            let Some(row) = self.rows.get_mut(&id.0).map(Arc::make_mut) else { continue };
             row.status = Status::Delivered;
             row.attempts = row.attempts.saturating_add(1);
             deliveries.push(Delivery {
@@ -76,7 +76,7 @@ impl State {
         let item = self.known_item_mut(name.as_str())?;
         let (waiting, ready) = (item.queue.hurry(), item.ready.clone());
         for id in waiting {
-            if let Some(row) = self.rows.get_mut(&id.0) {
+            if let Some(row) = self.rows.get_mut(&id.0).map(Arc::make_mut) {
                 row.hurry();
             }
         }
@@ -94,7 +94,7 @@ impl State {
             return None;
         }
         self.leases.remove(&id.0);
-        let row = self.rows.get_mut(&id.0)?;
+        let row = self.rows.get_mut(&id.0).map(Arc::make_mut)?;
         row.status = Status::Queued;
         row.attempts = row.attempts.saturating_sub(u32::from(!tried));
         let item = item(&mut self.items, row.target()?);
@@ -112,7 +112,7 @@ impl State {
     }
 
     pub(in crate::store) fn adopt(&mut self, id: MessageId) -> Option<Lease> {
-        let row = self.rows.get_mut(&id.0)?;
+        let row = self.rows.get_mut(&id.0).map(Arc::make_mut)?;
         if row.kind != Kind::Request {
             return None;
         }

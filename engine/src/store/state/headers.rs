@@ -1,5 +1,7 @@
 //! Folding headers: born, moved and carried, each into its queue and into what the index will get.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::item::{entry, item};
@@ -56,21 +58,21 @@ impl State {
                 touched.push(item.ready.clone());
             }
         }
-        self.keep_row(id.0, row);
+        self.keep_row(id.0, Arc::new(row));
     }
 
-    pub(super) fn keep_row(&mut self, id: u64, row: Row) {
+    pub(super) fn keep_row(&mut self, id: u64, row: Arc<Row>) {
         self.by_session.insert((row.session, id));
         if row.body_id != 0 {
             *self.body_users.entry(row.body_id).or_default() += 1;
         }
-        self.rows.insert(id, Box::new(row));
+        self.rows.insert(id, row);
     }
 
     /// A header is in a newer segment now: the index will have it there. Nothing is counted again.
     pub(super) fn carry(&mut self, header: &Header, sequence: u64, touched: &mut Touched) {
         let id = header.id.0;
-        if let Some(row) = self.rows.get_mut(&id) {
+        if let Some(row) = self.rows.get_mut(&id).map(Arc::make_mut) {
             let (position, target, body) = (row.position, row.target(), row.body_id);
             // The segment that has its body now must know of it, or the next purge drops the body.
             match row.status.is_final() {
@@ -90,7 +92,7 @@ impl State {
         let row = Row::new(header, sequence, &mut self.names);
         if row.status.is_final() {
             self.fresh.settled.push(sequence, id);
-            return self.keep_row(id, row);
+            return self.keep_row(id, Arc::new(row));
         }
         let (position, target, body) = (row.position, row.target(), row.body_id);
         let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
@@ -99,7 +101,7 @@ impl State {
                 self.unplaced.push_back((sequence, target, position, body));
                 self.fresh.born.push(sequence, id);
                 self.fresh.spilled.push(sequence, id);
-                self.keep_row(id, row);
+                self.keep_row(id, Arc::new(row));
             }
             // Where the journal begins behind its birth.
             None => {
@@ -133,7 +135,7 @@ impl State {
 
     pub(super) fn move_header(&mut self, change: &Move, sequence: u64, at: Timestamp, touched: &mut Touched) {
         let id = change.id;
-        let Some(row) = self.rows.get_mut(&id.0) else { return };
+        let Some(row) = self.rows.get_mut(&id.0).map(Arc::make_mut) else { return };
         let before = row.status;
         self.leases.remove(&id.0);
         row.change(change, sequence, at);

@@ -84,7 +84,9 @@ impl State {
 
     /// Events that the index should get.
     pub(in crate::store) fn fresh_events(&self, last: u64, from: usize, most: usize) -> Step<Event> {
-        Step::of(self.fresh.events.peek(last, from, most), most, |id| self.events.get(&id).cloned())
+        Step::of(self.fresh.events.peek(last, from, most), most, |id| {
+            self.events.get(&id).map(|event| Event::clone(event))
+        })
     }
 
     /// Bodies whose places the index should get.
@@ -237,7 +239,7 @@ impl State {
             bodies.page_in(body, *place, kind.clone());
         }
         let row = Row::new(header, sequence, &mut self.names);
-        self.keep_row(reference.id, row);
+        self.keep_row(reference.id, Arc::new(row));
         self.came_back += 1;
     }
 

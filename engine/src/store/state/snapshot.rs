@@ -1,9 +1,7 @@
-//! The state as a checkpoint keeps it: taken under the lock by cloning what is small or shared, encoded
-//! without it. A snapshot put back is the state that folding the same transactions gives, leases excepted.
+//! The state as a checkpoint keeps it: taken under the lock by counting what is shared, encoded without it. A snapshot put back is the state that folding the same transactions gives, leases excepted.
 
 use std::collections::{BTreeMap, HashMap};
-
-use bytes::Bytes;
+use std::sync::Arc;
 
 use super::State;
 use super::item::{entry, item};
@@ -12,7 +10,8 @@ use crate::header::{Header, Kind, Status};
 use crate::host::KeepFamily;
 use crate::id::{ItemName, MessageId};
 use crate::store::fresh::Fresh;
-use crate::store::row::Row;
+use crate::store::row::{Names, Row};
+use crate::store::shelf::Shelf;
 use crate::store::spine::{Reference, Spine};
 
 /// One item's counters, and what waits beyond its window.
@@ -30,24 +29,56 @@ pub(in crate::store) struct ItemSnapshot {
 }
 
 /// Everything that folding the journal up to `sequence` gives, but for what the index has.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(in crate::store) struct Snapshot {
     pub(in crate::store) sequence: u64,
     pub(in crate::store) next_position: u64,
     pub(in crate::store) highest_id: u64,
     pub(in crate::store) items: Vec<ItemSnapshot>,
-    /// Headers in memory, with the transaction that last changed each.
-    pub(in crate::store) rows: Vec<(Header, u64)>,
-    pub(in crate::store) events: Vec<Event>,
-    pub(in crate::store) keep: BTreeMap<KeepFamily, BTreeMap<String, Bytes>>,
+    /// Names of the rows' items.
+    pub(in crate::store) names: Names,
+    /// Headers in memory.
+    pub(in crate::store) rows: Vec<(u64, Arc<Row>)>,
+    pub(in crate::store) events: Vec<Arc<Event>>,
+    pub(in crate::store) keep: BTreeMap<KeepFamily, Shelf>,
     pub(in crate::store) fresh: Fresh,
     pub(in crate::store) dead: HashMap<u64, u64>,
+    /// Bodies of headers in memory.
+    bodies: Vec<u64>,
+}
+
+impl Snapshot {
+    /// Headers as a crash would leave them, with the transaction that last changed each. A message that is
+    /// being delivered counts as queued.
+    pub(in crate::store) fn headers(&self) -> impl Iterator<Item = (Header, u64)> {
+        self.rows.iter().map(|(id, row)| {
+            let mut header = row.header(MessageId(*id), &self.names);
+            if header.status == Status::Delivered {
+                header.status = Status::Queued;
+                header.attempts = header.attempts.saturating_sub(1);
+            }
+            (header, row.sequence)
+        })
+    }
+
+    /// Adds a header.
+    pub(in crate::store) fn add(&mut self, header: &Header, sequence: u64) {
+        let row = Row::new(header, sequence, &mut self.names);
+        self.rows.push((header.id.0, Arc::new(row)));
+    }
+
     /// Bodies of headers in memory, and those that the index does not have.
-    pub(in crate::store) bodies: Vec<u64>,
+    pub(in crate::store) fn bodies(&self) -> Vec<u64> {
+        let fresh = self.fresh.bodies.all().map(|(_, id)| id);
+        let mut bodies: Vec<u64> = self.bodies.iter().copied().chain(fresh).collect();
+        bodies.sort_unstable();
+        bodies.dedup();
+        bodies
+    }
 }
 
 impl State {
-    /// What is there now. A message that is being delivered counts as queued, as after a crash.
+    /// What is there now.
     pub(in crate::store) fn snapshot(&self) -> Snapshot {
         let items = self.named_items().map(|(name, item)| ItemSnapshot {
             name: name.as_str().to_owned(),
@@ -60,32 +91,19 @@ impl State {
             last_error: item.last_error.clone(),
             spine: item.spine.clone(),
         });
-        let mut bodies: Vec<u64> = self.body_users.keys().copied().collect();
-        bodies.extend(self.fresh.bodies.all().map(|(_, id)| id));
-        bodies.sort_unstable();
-        bodies.dedup();
         Snapshot {
             sequence: self.sequence,
             next_position: self.next_position,
             highest_id: self.highest_id,
             items: items.collect(),
-            rows: self.rows.iter().map(|(id, row)| (self.stored(*id, row), row.sequence)).collect(),
+            names: self.names.items(),
+            rows: self.rows.iter().map(|(id, row)| (*id, row.clone())).collect(),
             events: self.events.values().cloned().collect(),
             keep: self.keep.clone(),
             fresh: self.fresh.clone(),
             dead: self.dead.clone(),
-            bodies,
+            bodies: self.body_users.keys().copied().collect(),
         }
-    }
-
-    /// A header as a crash would leave it.
-    fn stored(&self, id: u64, row: &Row) -> Header {
-        let mut header = row.header(MessageId(id), &self.names);
-        if header.status == Status::Delivered {
-            header.status = Status::Queued;
-            header.attempts = header.attempts.saturating_sub(1);
-        }
-        header
     }
 
     /// The state of a snapshot.
@@ -96,6 +114,7 @@ impl State {
         state.highest_id = snapshot.highest_id;
         state.keep = snapshot.keep;
         state.dead = snapshot.dead;
+        state.names = snapshot.names;
         for saved in snapshot.items {
             let number = state.names.item(&ItemName::new(&saved.name));
             let item = item(&mut state.items, number);
@@ -108,11 +127,11 @@ impl State {
             item.last_error = saved.last_error;
             item.spine = saved.spine;
         }
-        for (header, sequence) in snapshot.rows {
-            state.put_back(&header, sequence);
+        for (id, row) in snapshot.rows {
+            state.put_back(id, row);
         }
-        for event in &snapshot.events {
-            state.add_event(event);
+        for event in snapshot.events {
+            state.put_event(event);
         }
         state.fresh = snapshot.fresh;
         let low = state.items.iter().enumerate().filter(|(_, item)| item.is_low(window));
@@ -121,24 +140,24 @@ impl State {
     }
 
     /// A header in its place: nothing is counted, only what is counted while it lasts.
-    fn put_back(&mut self, header: &Header, sequence: u64) {
-        let row = Row::new(header, sequence, &mut self.names);
+    fn put_back(&mut self, number: u64, row: Arc<Row>) {
+        let id = MessageId(number);
         if let Some(item) = row.target().map(|target| item(&mut self.items, target)) {
             match (row.kind, row.status) {
                 (Kind::Request, Status::Queued) if item.spine.holds(row.position) => {}
-                (Kind::Request, Status::Queued) => item.queue.push(entry(header.id, &row)),
+                (Kind::Request, Status::Queued) => item.queue.push(entry(id, &row)),
                 (Kind::Request, Status::Suspended) => {
-                    item.queue.push(entry(header.id, &row));
-                    item.queue.suspend(header.id);
+                    item.queue.push(entry(id, &row));
+                    item.queue.suspend(id);
                     item.suspended += 1;
                 }
                 (Kind::Response, Status::Queued) => {
-                    item.responses.insert(row.position, header.id.0);
+                    item.responses.insert(row.position, number);
                 }
                 _ => {}
             }
         }
-        self.keep_row(header.id.0, row);
+        self.keep_row(number, row);
     }
 }
 

@@ -1,9 +1,5 @@
 //! What the state shows: headers, sessions, queues, counters.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-
 use super::State;
 use super::item::{Item, count};
 use crate::event::Event;
@@ -11,6 +7,7 @@ use crate::header::Header;
 use crate::host::KeepFamily;
 use crate::id::{ItemName, MessageId, SessionId};
 use crate::store::api::{ItemCounts, QueueView};
+use crate::store::shelf::Shelf;
 
 impl State {
     pub(in crate::store) fn header(&self, id: MessageId) -> Option<Header> {
@@ -24,10 +21,10 @@ impl State {
 
     pub(in crate::store) fn session_events(&self, id: SessionId) -> Vec<Event> {
         let ids = self.session_events.range((id.0, 0)..=(id.0, u64::MAX));
-        ids.filter_map(|(_, id)| self.events.get(id).cloned()).collect()
+        ids.filter_map(|(_, id)| self.events.get(id).map(|event| Event::clone(event))).collect()
     }
 
-    pub(in crate::store) fn keep(&self, family: KeepFamily) -> Option<&BTreeMap<String, Bytes>> {
+    pub(in crate::store) fn keep(&self, family: KeepFamily) -> Option<&Shelf> {
         self.keep.get(&family)
     }
 

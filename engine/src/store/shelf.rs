@@ -1,0 +1,266 @@
+//! The kept values of one family: a sorted map in chunks. The chunks are shared with whoever looks at all of
+//! it (a checkpoint being written, a scan), so that a copy taken under the lock costs one count for each
+//! chunk; changing a chunk that somebody else looks at copies that one. Small values lie beside their keys:
+//! a million of them cost little more than their bytes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Values in one chunk.
+const ENTRIES: usize = 128;
+/// Bytes of keys and small values in one chunk.
+const BYTES: usize = 16 << 10;
+/// Values up to this size lie beside their keys.
+const SMALL: usize = 512;
+
+/// Sorted keys and their values. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Shelf {
+    /// None is empty; every key of one is below those of the next.
+    chunks: Vec<Arc<Chunk>>,
+}
+
+#[derive(Clone, Default)]
+struct Chunk {
+    /// Each key, and behind it its value where that is small.
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    start: u32,
+    key: u32,
+    value: Value,
+}
+
+#[derive(Clone)]
+enum Value {
+    /// So many bytes behind the key.
+    Beside(u32),
+    /// Boxed: it is rare, and every entry would be as large.
+    Apart(Box<Bytes>),
+}
+
+// Values may be secrets.
+impl fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shelf({})", self.chunks.iter().map(|chunk| chunk.entries.len()).sum::<usize>())
+    }
+}
+
+impl Shelf {
+    /// The value of a key.
+    pub(super) fn get(&self, key: &str) -> Option<Bytes> {
+        let chunk = self.chunks.get(self.chunk_of(key)?)?;
+        chunk.entries.get(chunk.find(key).ok()?).map(|entry| chunk.value(entry))
+    }
+
+    /// Sets the value of a key.
+    pub(super) fn insert(&mut self, key: &str, value: &Bytes) {
+        let index = self.chunk_of(key).unwrap_or(0);
+        if self.chunks.is_empty() {
+            self.chunks.push(Arc::default());
+        }
+        let Some(chunk) = self.chunks.get_mut(index) else { return };
+        let chunk = Arc::make_mut(chunk);
+        match chunk.find(key) {
+            Ok(at) => {
+                chunk.remove(at);
+                chunk.insert(at, key, value);
+            }
+            Err(at) => chunk.insert(at, key, value),
+        }
+        if chunk.is_full() {
+            let rest = chunk.split();
+            self.chunks.insert(index + 1, Arc::new(rest));
+        }
+    }
+
+    /// Removes a key.
+    pub(super) fn remove(&mut self, key: &str) {
+        let Some(index) = self.chunk_of(key) else { return };
+        let Some(chunk) = self.chunks.get_mut(index) else { return };
+        let Ok(at) = chunk.find(key) else { return };
+        let chunk = Arc::make_mut(chunk);
+        chunk.remove(at);
+        if chunk.entries.is_empty() {
+            self.chunks.remove(index);
+        } else if chunk.is_small() {
+            self.join(index);
+        }
+    }
+
+    /// Keys from this one on, with their values, in order.
+    pub(super) fn from<'a>(&'a self, key: &'a str) -> impl Iterator<Item = (&'a str, Bytes)> {
+        let chunks = self.chunks.get(self.chunk_of(key).unwrap_or(0)..).unwrap_or_default();
+        let all = chunks
+            .iter()
+            .flat_map(|chunk| chunk.entries.iter().map(|entry| (chunk.key(entry), chunk.value(entry))));
+        all.skip_while(move |(known, _)| *known < key)
+    }
+
+    /// The last chunk that begins at this key or below.
+    fn chunk_of(&self, key: &str) -> Option<usize> {
+        let after = |chunk: &Arc<Chunk>| chunk.entries.first().is_some_and(|first| chunk.key(first) <= key);
+        self.chunks.partition_point(after).checked_sub(1)
+    }
+
+    /// Puts a chunk that got small together with the next, if that is small, too.
+    fn join(&mut self, index: usize) {
+        let Some(next) = self.chunks.get(index + 1).filter(|next| next.is_small()).cloned() else { return };
+        let Some(chunk) = self.chunks.get_mut(index) else { return };
+        let chunk = Arc::make_mut(chunk);
+        for entry in &next.entries {
+            chunk.insert(chunk.entries.len(), next.key(entry), &next.value(entry));
+        }
+        self.chunks.remove(index + 1);
+    }
+}
+
+impl Chunk {
+    fn find(&self, key: &str) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| self.key(entry).cmp(key))
+    }
+
+    fn slice(&self, start: u32, length: u32) -> &[u8] {
+        let start = start as usize;
+        self.bytes.get(start..start + length as usize).unwrap_or_default()
+    }
+
+    fn key(&self, entry: &Entry) -> &str {
+        std::str::from_utf8(self.slice(entry.start, entry.key)).unwrap_or_default()
+    }
+
+    fn value(&self, entry: &Entry) -> Bytes {
+        match &entry.value {
+            Value::Beside(length) => Bytes::copy_from_slice(self.slice(entry.start + entry.key, *length)),
+            Value::Apart(value) => Bytes::clone(value),
+        }
+    }
+
+    fn insert(&mut self, at: usize, key: &str, value: &Bytes) {
+        let start = self.entries.get(at).map_or(self.bytes.len(), |entry| entry.start as usize);
+        let small = value.len() <= SMALL;
+        let beside: &[u8] = if small { value } else { &[] };
+        self.bytes.splice(start..start, key.bytes().chain(beside.iter().copied()));
+        let grown = (key.len() + beside.len()) as u32;
+        for later in self.entries.get_mut(at..).unwrap_or_default() {
+            later.start += grown;
+        }
+        let value = match small {
+            true => Value::Beside(value.len() as u32),
+            false => Value::Apart(Box::new(value.clone())),
+        };
+        self.entries.insert(at, Entry { start: start as u32, key: key.len() as u32, value });
+    }
+
+    fn remove(&mut self, at: usize) {
+        let entry = self.entries.remove(at);
+        let beside = if let Value::Beside(length) = entry.value { length } else { 0 };
+        let gone = entry.key + beside;
+        let start = entry.start as usize;
+        self.bytes.drain(start..start + gone as usize);
+        for later in self.entries.get_mut(at..).unwrap_or_default() {
+            later.start -= gone;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() > 1 && (self.entries.len() > ENTRIES || self.bytes.len() > BYTES)
+    }
+
+    fn is_small(&self) -> bool {
+        self.entries.len() < ENTRIES / 4 && self.bytes.len() < BYTES / 4
+    }
+
+    /// Takes the upper half out. What comes in ascending order leaves full chunks behind.
+    fn split(&mut self) -> Chunk {
+        let at = self.entries.len() / 2;
+        let mut entries = self.entries.split_off(at);
+        let start = entries.first().map_or(self.bytes.len(), |first| first.start as usize);
+        let bytes = self.bytes.split_off(start);
+        for entry in &mut entries {
+            entry.start -= start as u32;
+        }
+        Chunk { bytes, entries }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(shelf: &Shelf) -> Vec<(String, Bytes)> {
+        shelf.from("").map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    #[test]
+    fn a_copy_stays_as_it_was_and_shares_what_did_not_change() {
+        let mut shelf = Shelf::default();
+        for number in 0..10_000 {
+            shelf.insert(&format!("{number:05}"), &Bytes::from(format!("value {number}")));
+        }
+        let copy = shelf.clone();
+        shelf.insert("00007", &Bytes::from_static(b"other"));
+        shelf.remove("09999");
+        assert_eq!((copy.get("00007").unwrap(), copy.get("09999").is_some()), ("value 7".into(), true));
+        assert_eq!((shelf.get("00007").unwrap(), shelf.get("09999")), ("other".into(), None));
+        let shared = shelf.chunks.iter().filter(|chunk| Arc::strong_count(chunk) == 2).count();
+        assert_eq!((shared, shelf.chunks.len()), (copy.chunks.len() - 2, copy.chunks.len()));
+        assert_eq!(format!("{shelf:?}"), "Shelf(9999)");
+    }
+
+    #[test]
+    fn an_emptied_shelf_has_no_chunks_left() {
+        let mut shelf = Shelf::default();
+        let keys: Vec<String> = (0..5000).map(|number| format!("{:04}", number * 7919 % 5000)).collect();
+        for key in &keys {
+            shelf.insert(key, &Bytes::from(vec![b'x'; 100]));
+        }
+        let chunks = shelf.chunks.len();
+        for key in keys.iter().filter(|key| !key.ends_with('0')) {
+            shelf.remove(key);
+        }
+        assert!(shelf.chunks.len() * 3 < chunks, "{} of {chunks}", shelf.chunks.len());
+        for key in &keys {
+            shelf.remove(key);
+        }
+        assert!(shelf.chunks.is_empty());
+    }
+
+    proptest! {
+        /// Against a sorted map: whatever is set, set again and removed.
+        #[test]
+        fn it_is_a_sorted_map(steps in prop::collection::vec((0u8..8, 0u16..600, 0usize..1200), 1..1500)) {
+            let (mut shelf, mut model) = (Shelf::default(), BTreeMap::new());
+            for (what, key, length) in steps {
+                let key = format!("k{key}");
+                if what == 0 {
+                    shelf.remove(&key);
+                    model.remove(&key);
+                } else {
+                    let length = if what == 1 { length } else { length % 40 };
+                    let value = Bytes::from(vec![what; length]);
+                    shelf.insert(&key, &value);
+                    model.insert(key, value);
+                }
+            }
+            for key in (0..600).map(|key| format!("k{key}")) {
+                prop_assert_eq!(shelf.get(&key), model.get(&key).cloned());
+            }
+            let from: Vec<_> = shelf.from("k3").map(|(key, value)| (key.to_owned(), value)).collect();
+            let expected: Vec<_> =
+                model.range("k3".to_owned()..).map(|(key, value)| (key.clone(), value.clone())).collect();
+            prop_assert_eq!(from, expected);
+            prop_assert_eq!(all(&shelf), model.into_iter().collect::<Vec<_>>());
+            prop_assert!(shelf.chunks.iter().all(|chunk| !chunk.entries.is_empty()));
+        }
+    }
+}
