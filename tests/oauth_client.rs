@@ -3,13 +3,13 @@
 //!
 //! - O-01 explicit token flow: `readme.rs`, productions/token-by-hand (`septet test`).
 //! - O-02 JSON bodies, pointers, `expires_in` of every kind: `engine/oauth/src/answer.rs`,
-//!   `engine/oauth/tests/manager/requests.rs`; absolute dates by the server's clock: `engine/oauth/tests/sign_in.rs`.
+//!   `engine/oauth/tests/manager`; absolute dates by the server's clock: `engine/oauth/tests/sign_in.rs`.
 //! - O-03 tokens survive, encrypted, and show nowhere: `main_job.rs`, `oauth_client_leaks.rs`.
 //! - O-04 no token flow of one's own: `main_job.rs`, productions/lab-results.
 //! - O-05 failing token endpoints: here; every kind of failure: `engine/oauth/tests/manager/failures.rs`.
 //! - O-06, O-07 HL7 over HTTP, placements: `operations/src/hl7_http.rs`, `operations/src/rest/tests.rs`.
 //! - O-08 grants and authentications: `oauth_client_oidc.rs`, `engine/oauth/tests/{check,manager,sign_in}.rs`.
-//! - O-09 `septet oauth test`, O-15 keys of one's own: `oauth_client_oidc.rs`, `engine/oauth/tests/manager/requests.rs`.
+//! - O-09 `septet oauth test`, O-15 keys of one's own: `oauth_client_oidc.rs`, `engine/oauth/tests/manager`.
 //! - O-16 background renewal, single flight: `engine/oauth/tests/manager/mod.rs`, `main_job.rs`.
 //! - O-18 an id_token with client credentials: `engine/oauth/tests/sign_in.rs`.
 //! - O-19 secrets from outside: here and `engine/src/config`.
