@@ -128,7 +128,7 @@ async fn the_commands_show_what_the_api_says_and_end_with_the_right_code() {
     let (code, text) = out(&["messages", "--key.mrn", "mrn 1", "--kind", "request"]);
     assert_eq!(code, Some(0));
     assert!(text.contains("ORU^R01") && !text.contains("MRN 1"), "{text}");
-    assert_eq!(out(&["messages", "--no_such_filter", "1"]).0, Some(1));
+    assert_eq!(out(&["messages", "--no_such_filter", "1"]).0, Some(2));
     let (code, text) = out(&["items", "--json"]);
     assert_eq!(code, Some(0));
     assert!(serde_json::from_str::<serde_json::Value>(&text).unwrap()["items"].is_array());
@@ -161,4 +161,21 @@ async fn who_looked_at_a_message_is_known_after_a_kill() {
     septet.run().await;
     let events = septet.get("/api/v1/events?kind=message.viewed").await;
     assert_eq!(events["events"][0]["message_id"].as_u64(), Some(id));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_api_cannot_read_is_a_problem_document_and_touches_nothing() {
+    let septet = Septet::start(&relay(free_port(), free_port(), "")).await;
+    for path in ["/api/v1/messages/%ff", "/api/v1/store/files/x?from=abc", "/api/v1/messages?keys=yes"] {
+        let answer = reqwest::get(septet.url(path)).await.unwrap();
+        let media = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        assert_eq!((answer.status().as_u16(), media.as_str()), (400, "application/problem+json"), "{path}");
+        let problem: serde_json::Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        assert_eq!(problem["status"], 400, "{path}");
+    }
+    // A page size says nothing about how much a replay or a discard may touch.
+    for path in ["/api/v1/replay", "/api/v1/messages/discard"] {
+        let (status, problem) = septet.post(path, json!({ "filter": { "limit": 1 } })).await;
+        assert_eq!(status, 400, "{problem}");
+    }
 }

@@ -33,18 +33,21 @@ pub(crate) enum Failure {
     Unreachable(String),
     /// There is no such thing (any more).
     Missing(String),
+    /// The API cannot read what it was asked for: a filter that is none, a time that is none.
+    Usage(String),
     /// The API said no.
     Refused(String),
 }
 
 impl Failure {
-    /// Says it on stderr; 3 for unreachable, 1 for a no.
+    /// Says it on stderr; 3 for unreachable, 2 for what cannot be asked, 1 for a no.
     pub(crate) fn report(self) -> ExitCode {
         let (text, code) = match self {
             Failure::Unreachable(text) => (text, 3),
+            Failure::Usage(text) => (text, 2),
             Failure::Missing(text) | Failure::Refused(text) => (text, 1),
         };
-        eprintln!("error: {text}");
+        output::error(text);
         ExitCode::from(code)
     }
 }
@@ -141,6 +144,7 @@ impl Client {
         let text = format!("{status}: {detail}");
         Err(match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Failure::Missing(text),
+            StatusCode::BAD_REQUEST => Failure::Usage(text),
             _ => Failure::Refused(text),
         })
     }

@@ -103,7 +103,7 @@ async fn all(
     let limit = filters.remove("limit").as_ref().and_then(Value::as_str).map(str::parse);
     let mut left: u64 = match limit {
         None => u64::MAX,
-        Some(limit) => limit.map_err(|_| Failure::Refused("limit must be a whole number".to_owned()))?,
+        Some(limit) => limit.map_err(|_| Failure::Usage("limit must be a whole number".to_owned()))?,
     };
     while left > 0 {
         filters.insert("limit".to_owned(), left.min(PAGE).into());

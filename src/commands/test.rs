@@ -31,7 +31,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::composition;
-use crate::output::line;
+use crate::output::{error, line};
 
 /// Runs the tests beside productions.
 #[derive(clap::Args, Debug)]
@@ -126,15 +126,15 @@ impl Test {
             let file = folder.join("tests.toml");
             let text = match std::fs::read_to_string(&file) {
                 Ok(text) => text,
-                Err(_) => {
-                    line(format_args!("{}: no tests.toml", production.display()));
-                    continue;
+                Err(problem) => {
+                    error(format_args!("{}: {problem}", file.display()));
+                    return ExitCode::from(2);
                 }
             };
             let tests: Tests = match toml::from_str(&text) {
                 Ok(tests) => tests,
-                Err(error) => {
-                    eprintln!("{}: {error}", file.display());
+                Err(problem) => {
+                    error(format_args!("{}: {problem}", file.display()));
                     return ExitCode::from(2);
                 }
             };

@@ -59,6 +59,20 @@ impl IntoResponse for Problem {
     }
 }
 
+/// Makes a problem document of what the framework refuses by itself, in plain text: paths and queries that it
+/// cannot decode, bodies that are too large.
+pub(crate) async fn document(response: Response) -> Response {
+    let status = response.status();
+    let media = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !(status.is_client_error() || status.is_server_error())
+        || media.is_some_and(|media| !media.starts_with("text/plain"))
+    {
+        return response;
+    }
+    let text = axum::body::to_bytes(response.into_body(), 4096).await.unwrap_or_default();
+    Problem::new(status, String::from_utf8_lossy(&text)).into_response()
+}
+
 impl From<ControlError> for Problem {
     fn from(error: ControlError) -> Self {
         let status = match &error {

@@ -107,7 +107,13 @@ impl MessageQuery {
                 "q" => filter.text = Some(value),
                 "limit" => query.limit = limit(&name, &value)?,
                 "cursor" => query.cursor = Some(number(&name, &value)?),
-                "keys" => query.keys = value == "true",
+                "keys" => {
+                    query.keys = match value.as_str() {
+                        "true" => true,
+                        "false" => false,
+                        _ => return Err(unknown(&name, &["true", "false"])),
+                    };
+                }
                 other => match other.strip_prefix("key.") {
                     Some(key) if !key.is_empty() => filter.keys.push((key.to_owned(), value)),
                     _ => return Err(unknown_parameter(other, &MESSAGE_PARAMETERS)),
@@ -139,9 +145,8 @@ pub(crate) fn limit(name: &str, value: &str) -> Result<usize, Problem> {
 
 /// A moment in RFC 3339.
 pub(crate) fn moment(name: &str, value: &str) -> Result<jiff::Timestamp, Problem> {
-    // A plus sign in a query that was not encoded arrives as a space.
-    let value = value.replace(' ', "+");
-    value.parse().map_err(|_| {
+    // A plus sign in a query that was not encoded arrives as a space; a space may also stand for the T.
+    value.parse().or_else(|_| value.replace(' ', "+").parse()).map_err(|_| {
         Problem::bad_request(format!("{name} must be a time in RFC 3339, for example 2026-03-01T08:15:00Z"))
     })
 }
@@ -178,10 +183,20 @@ mod tests {
     }
 
     #[test]
+    fn a_time_may_stand_in_a_query_in_each_way_that_rfc_3339_has() {
+        let at = |text: &str| query(text).unwrap().filter.from;
+        let expected = at("from=2026-03-01T08:15:00Z");
+        for text in ["2026-03-01t08:15:00z", "2026-03-01%2008:15:00Z", "2026-03-01T09:15:00+01:00"] {
+            assert_eq!(at(&format!("from={text}")), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_read_is_named() {
         assert!(query("statsu=x").unwrap_err().detail.contains("there is no parameter statsu"));
         assert!(query("status=lost").unwrap_err().detail.contains("queued"));
         assert!(query("from=yesterday").unwrap_err().detail.contains("RFC 3339"));
         assert!(query("limit=0").is_err());
+        assert!(query("keys=yes").unwrap_err().detail.contains("true, false"));
     }
 }

@@ -164,9 +164,10 @@ impl BodyView {
     pub(crate) fn new(body: &Body) -> Self {
         let text = match body.format() {
             Format::Record => body.as_record().map(|record| record.masked().to_string()),
+            Format::Hl7 => decoded(body),
             _ => None,
         };
-        let text = text.or_else(|| body.as_text().map(str::to_owned)).or_else(|| decoded(body));
+        let text = text.or_else(|| body.as_text().map(str::to_owned));
         let base64 = text.is_none().then(|| STANDARD.encode(body.bytes()));
         BodyView {
             type_name: body.type_name().to_owned(),
@@ -178,7 +179,7 @@ impl BodyView {
     }
 }
 
-/// An HL7 body in another charset than UTF-8, as text.
+/// An HL7 body in its charset, as text: also where its bytes happen to be UTF-8 too, as those of ISO-2022-JP are.
 fn decoded(body: &Body) -> Option<String> {
     let message = body.as_hl7()?;
     Some(message.charset().decode(message.raw()).into_owned())
@@ -196,5 +197,28 @@ pub fn session_status(headers: &[Header]) -> &'static str {
         "error"
     } else {
         "completed"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use septet_hl7::Message;
+
+    #[test]
+    fn an_hl7_body_is_shown_in_its_charset() {
+        let text = |charset: &str, name: &[u8]| {
+            let head = format!("MSH|^~\\&|A|B|C|D|2026||ADT^A01|1|P|2.5||||||{charset}\rPID|1||1||");
+            let bytes = Bytes::from([head.as_bytes(), name, b"\r"].concat());
+            let size = bytes.len();
+            let view = BodyView::new(&Body::hl7(Message::parse(bytes).unwrap()));
+            assert_eq!((view.size, view.base64), (size, None));
+            view.text.unwrap().split("||").last().unwrap().trim_end().to_owned()
+        };
+        assert_eq!(text("ISO IR87", b"\x1b$B45<T\x1b(B"), "患者");
+        assert_eq!(text("8859/1", b"M\xfcller"), "Müller");
+        assert_eq!(text("8859/1", "Müller".as_bytes()), "Müller");
+        assert_eq!(text("", "Müller".as_bytes()), "Müller");
     }
 }

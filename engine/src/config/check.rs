@@ -203,12 +203,18 @@ impl Walk<'_> {
     fn inline_secret(&self, entry: &Entry, schema: &Json, problems: &mut Vec<Problem>) {
         let Some(property) = schema.get("properties").and_then(|all| all.get(&entry.key)) else { return };
         let secret = |variant: &&Json| variant.get("format").and_then(Json::as_str) == Some("septet-secret");
-        let declared = variants(self.root, property).iter().any(secret);
-        let span = entry.node.span;
-        let literal = entry.node.as_str().is_some_and(|text| !text.is_empty())
-            && !self.sources.text(span).contains("${")
-            && !self.sources.get(span.file).is_some_and(Source::is_environment);
-        if declared && literal && !entry.key.ends_with("hash") {
+        let all = variants(self.root, property);
+        // One secret, or a list of them.
+        let items = all.iter().filter_map(|variant| variant.get("items"));
+        let listed = items.flat_map(|items| variants(self.root, items)).any(|variant| secret(&variant));
+        let declared = listed || all.iter().any(secret);
+        let literal = |node: &Node| {
+            node.as_str().is_some_and(|text| !text.is_empty())
+                && !self.sources.text(node.span).contains("${")
+                && !self.sources.get(node.span.file).is_some_and(Source::is_environment)
+        };
+        let clear = literal(&entry.node) || entry.node.items().iter().any(literal);
+        if declared && clear && !entry.key.ends_with("hash") {
             let text = format!("{} stands in the file in clear text", entry.key);
             let suggestion = Some("write ${env:NAME} or ${file:path}".to_owned());
             let severity = Severity::Warning;

@@ -132,7 +132,8 @@ pub(crate) fn store(node: &Node, report: &mut Report<'_>) -> Option<Store> {
         let place = report.place(node, &at("memory"));
         report.error("S0105", place, "memory must be at least \"1MiB\"", None);
     }
-    if keys.retention.is_none() && keys.max_size.is_none() {
+    // What is there and cannot be read is an error already.
+    if node.get("retention").is_none() && node.get("max_size").is_none() {
         let text = "nothing is ever purged: neither retention nor max_size is set";
         report.warning("S0605", node.span, text, Some("for example retention = \"30d\"".into()));
     }
@@ -147,6 +148,11 @@ pub(crate) fn store(node: &Node, report: &mut Report<'_>) -> Option<Store> {
         let place = report.place(node, &at("encrypt_bodies"));
         let suggestion = Some("for example key = \"${file:/etc/septet/store.key}\"".to_owned());
         report.error("S0607", place, "encrypt_bodies needs a key from outside the store", suggestion);
+    }
+    if node.get("path").is_some_and(|entry| entry.node.as_str() == Some("")) {
+        let place = report.place(node, &at("path"));
+        let suggestion = Some("for example path = \"data\"".to_owned());
+        report.error("S0105", place, "the path is empty: a store needs a folder of its own", suggestion);
     }
     let path = keys.path.unwrap_or_else(|| report.sources.folder(node.span).join("data"));
     Some(Store {

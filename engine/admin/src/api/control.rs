@@ -278,7 +278,13 @@ pub(crate) async fn filter(
     let Some(filter) = options.get("filter") else {
         return Err(Problem::bad_request("filter is missing; {} selects everything"));
     };
-    let query = MessageQuery::new(pairs_of(filter)?)?;
+    let pairs = pairs_of(filter)?;
+    if let Some((name, _)) = pairs.iter().find(|(name, _)| matches!(name.as_str(), "limit" | "cursor")) {
+        // Passed over in silence it would touch more than was meant.
+        let text = format!("{name} makes pages of a list; here a filter selects everything that it matches");
+        return Err(Problem::bad_request(text));
+    }
+    let query = MessageQuery::new(pairs)?;
     if query.touches_keys() {
         context.audit.searched(who, &query.filter.keys).await;
     }

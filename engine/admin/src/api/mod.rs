@@ -22,7 +22,7 @@ use axum::{Extension, Router};
 use std::sync::Arc;
 
 use crate::access::{self, Account};
-use crate::{Context, Problem, openapi};
+use crate::{Context, Problem, openapi, problem};
 
 /// The account of a request, put there by [`access::check`].
 pub(crate) type Who = Extension<Arc<Account>>;
@@ -73,6 +73,7 @@ pub(crate) fn router(context: Context) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(context.clone(), access::check))
+        .layer(middleware::map_response(problem::document))
         .with_state(context)
 }
 

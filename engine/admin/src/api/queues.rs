@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use septet_engine::director::Engine;
+use septet_engine::store::QueueView;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -38,7 +39,14 @@ pub(crate) struct QueueHead {
 #[utoipa::path(get, path = "/api/v1/queues", responses((status = 200, body = QueueList)))]
 pub(crate) async fn list(State(engine): State<Engine>) -> Json<QueueList> {
     let now = engine.store().clock().now();
-    let queues = engine.store().queues().into_iter().map(|queue| QueueEntry {
+    // In file order. The store remembers items that are in the production no more: they matter only where
+    // something still waits for them.
+    let items = engine.items();
+    let place = |queue: &QueueView| items.iter().position(|item| item.name == queue.item);
+    let mut queues = engine.store().queues();
+    queues.retain(|queue| queue.depth > 0 || place(queue).is_some());
+    queues.sort_by_key(|queue| place(queue).unwrap_or(usize::MAX));
+    let queues = queues.into_iter().map(|queue| QueueEntry {
         item: queue.item.to_string(),
         depth: queue.depth,
         oldest_age_ms: queue

@@ -59,7 +59,6 @@ path = "out"
 3:1: error S0102: unknown key nam (did you mean name?)
 4:12: error S0107: there is no timezone named Europe/Berlim (names are like "Europe/Berlin" or "UTC")
 5:11: error S0201: there is no process or operation named mial
-7:1: warning S0605: nothing is ever purged: neither retention nor max_size is set (for example retention = "30d")
 8:13: error S0105: expected a duration such as "5s" (ms, s, m, h, d), or "never"
 10:1: error S0103: listen is missing (an address such as "127.0.0.1:2575": Where it listens.)
 12:1: error S0102: unknown key listenn (did you mean listen?)

@@ -50,7 +50,6 @@ lis = "hl7.mllp"
     insta::assert_snapshot!(problems(text), @r##"
 3:8: error S0107: the name is empty
 4:2: error S0102: unknown key stor (did you mean store?)
-6:1: warning S0605: nothing is ever purged: neither retention nor max_size is set (for example retention = "30d")
 7:16: error S0105: segment_size must be at least "1MiB"
 8:12: error S0105: expected a size such as "16MiB": a number with B, KiB, MiB, GiB or TiB
 9:1: warning S0601: key stands in the file in clear text (write ${env:NAME} or ${file:path})
@@ -75,6 +74,18 @@ lis = "hl7.mllp"
 38:1: warning S0601: client_secret stands in the file in clear text (write ${env:NAME} or ${file:path})
 41:7: error S0104: expected a table [services.lis]
 "##);
+}
+
+#[test]
+fn a_store_needs_a_folder_and_its_old_keys_are_secrets_too() {
+    let store = |text: &str| {
+        let text = format!("[production]\nname = 'x'\n[store]\nretention = '30d'\n{text}\n");
+        problems(&text)
+    };
+    insta::assert_snapshot!(store("path = ''"), @r#"5:8: error S0105: the path is empty: a store needs a folder of its own (for example path = "data")"#);
+    let old = "1".repeat(64);
+    insta::assert_snapshot!(store(&format!("old_keys = ['${{env:OLD:-{old}}}', '{old}']")), @"5:1: warning S0601: old_keys stands in the file in clear text (write ${env:NAME} or ${file:path})");
+    insta::assert_snapshot!(store(&format!("old_keys = ['${{env:OLD:-{old}}}']")), @"");
 }
 
 #[test]
