@@ -77,9 +77,11 @@ async fn accounts_have_roles_and_the_api_can_speak_tls() {
     let accounts = format!(
         "tls = {{ cert = \"cert.pem\", key = \"key.pem\" }}\n\
          [admin.tokens.looker]\nhash = \"{}\"\nrole = \"viewer\"\n\
-         [admin.tokens.worker]\nhash = \"{}\"\nrole = \"operator\"\n",
+         [admin.tokens.worker]\nhash = \"{}\"\nrole = \"operator\"\n\
+         [admin.tokens.chief]\nhash = \"{}\"\nrole = \"admin\"\n",
         hash("look"),
-        hash("work")
+        hash("work"),
+        hash("rule")
     );
     let inbound = free_port();
     let mut septet = Septet::write(&relay(inbound, free_port(), &accounts));
@@ -111,7 +113,11 @@ async fn accounts_have_roles_and_the_api_can_speak_tls() {
     assert_eq!(status(get, "/api/v1/items", Some("look")).await, 200);
     assert_eq!(status(post.clone(), "/api/v1/items/out/stop", Some("look")).await, 403);
     assert_eq!(status(post.clone(), "/api/v1/items/out/stop", Some("work")).await, 200);
-    assert_eq!(status(post, "/api/v1/production/reload", Some("work")).await, 403);
+    assert_eq!(status(post.clone(), "/api/v1/production/reload", Some("work")).await, 403);
+    assert_eq!(status(post, "/api/v1/production/reload", Some("rule")).await, 200);
+    let events = client.get(url("/api/v1/events?kind=production.reloaded")).bearer_auth("look").send().await;
+    let events: serde_json::Value = serde_json::from_str(&events.unwrap().text().await.unwrap()).unwrap();
+    assert_eq!(events["events"][0]["who"], "chief");
 }
 
 #[tokio::test(flavor = "multi_thread")]

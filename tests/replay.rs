@@ -115,7 +115,7 @@ async fn the_replay_command_checks_sends_and_ends_with_the_right_code() {
     assert_eq!(receiver.until(10).await.len(), 10);
     assert_eq!(out(&["replay", "--control-id", "none such"]).0, Some(1));
     assert_eq!(out(&["replay", "--all", "--new-target", "nobody"]).0, Some(1));
-    assert_eq!(out(&["replay", "--all", "--rate", "0"]).0, Some(1));
+    assert_eq!(out(&["replay", "--all", "--rate", "0"]).0, Some(2));
     let kept = septet.get("/api/v1/replays").await;
     assert_eq!(kept["replays"][0]["filter"], json!({ "key.mrn": "•••", "kind": "request" }));
 }

@@ -125,3 +125,28 @@ async fn a_flipped_byte_is_found_and_repaired_and_the_engine_goes_on() {
     assert!(events["events"][0]["text"].as_str().unwrap().contains("0000000001.seg"));
     send(inbound, 1000, 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_goes_on_past_a_body_that_cannot_be_read() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let receiver = Receiver::listen(outbound).await;
+    let mut septet = Septet::write(&production(inbound, outbound));
+    septet.run().await;
+    send(inbound, 0, 3).await;
+    receiver.until(3).await;
+    assert_eq!(septet.terminate(), Some(0));
+    let segment = septet.path("data/journal/0000000001.seg");
+    let mut content = std::fs::read(&segment).unwrap();
+    let place = content.windows(4).position(|window| window == b"|M1|").unwrap();
+    content[place + 1] ^= 0x10;
+    std::fs::write(&segment, content).unwrap();
+
+    septet.run().await;
+    let folder = septet.path("export");
+    std::fs::create_dir(&folder).unwrap();
+    let export = septet.command(&["messages", "--source", "in", "--export", &folder.display().to_string()]);
+    assert_eq!(export.status.code(), Some(1), "{export:?}");
+    let said = String::from_utf8(export.stderr).unwrap();
+    assert!(said.contains("is damaged at") && said.contains("1 could not be read"), "{said}");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+}

@@ -33,6 +33,8 @@ pub(crate) enum Failure {
     Unreachable(String),
     /// There is no such thing (any more).
     Missing(String),
+    /// It is there and cannot be read: the engine or its disk has a fault.
+    Broken(String),
     /// The API cannot read what it was asked for: a filter that is none, a time that is none.
     Usage(String),
     /// The API said no.
@@ -45,7 +47,7 @@ impl Failure {
         let (text, code) = match self {
             Failure::Unreachable(text) => (text, 3),
             Failure::Usage(text) => (text, 2),
-            Failure::Missing(text) | Failure::Refused(text) => (text, 1),
+            Failure::Missing(text) | Failure::Broken(text) | Failure::Refused(text) => (text, 1),
         };
         output::error(text);
         ExitCode::from(code)
@@ -144,6 +146,7 @@ impl Client {
         let text = format!("{status}: {detail}");
         Err(match status {
             StatusCode::NOT_FOUND | StatusCode::GONE => Failure::Missing(text),
+            StatusCode::INTERNAL_SERVER_ERROR => Failure::Broken(text),
             StatusCode::BAD_REQUEST => Failure::Usage(text),
             _ => Failure::Refused(text),
         })

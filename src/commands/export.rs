@@ -122,7 +122,7 @@ async fn all(
                     tally.written += 1;
                 }
                 Ok(Done::NoBody) => tally.without_body += 1,
-                Err(Stopped::Api(Failure::Missing(reason))) => {
+                Err(Stopped::Api(Failure::Missing(reason) | Failure::Broken(reason))) => {
                     output::note(format_args!("message {}: {reason}", text(header, "id")));
                     tally.lost += 1;
                 }

@@ -116,7 +116,7 @@ async fn wait(running: &[Running], mut terminate: Signal, mut interrupt: Signal,
             _ = interrupt.recv() => return,
             _ = hang_up.recv() => {
                 for production in running {
-                    if let Err(problem) = reload(&production.path, &production.engine, &production.tokens).await {
+                    if let Err(problem) = reload(&production.path, &production.engine, &production.tokens, None).await {
                         error!("{}: not reloaded: {}", production.path.display(), problem.detail);
                     }
                 }
@@ -188,10 +188,10 @@ async fn start(
         let parts = septet_admin::Parts {
             engine: engine.clone(),
             tokens: tokens.clone(),
-            reload: Arc::new(move || {
+            reload: Arc::new(move |who| {
                 let (path, engine, tokens) =
                     (reload_path.clone(), reload_engine.clone(), reload_tokens.clone());
-                Box::pin(async move { reload(&path, &engine, &tokens).await })
+                Box::pin(async move { reload(&path, &engine, &tokens, who.as_deref()).await })
             }),
             metrics: metrics.clone(),
         };
@@ -229,7 +229,12 @@ async fn start_last_good(
 }
 
 /// Reads the file again and switches to it.
-async fn reload(path: &Path, engine: &Engine, tokens: &Arc<TokenManager>) -> Result<(), Problem> {
+async fn reload(
+    path: &Path,
+    engine: &Engine,
+    tokens: &Arc<TokenManager>,
+    who: Option<&str>,
+) -> Result<(), Problem> {
     let conflict = Problem::conflict;
     let loaded = septet_engine::config::load::load(path, &registry(), &Env::system());
     composition::report(&loaded);
@@ -248,7 +253,7 @@ async fn reload(path: &Path, engine: &Engine, tokens: &Arc<TokenManager>) -> Res
     let before = engine.plan();
     // New clients must be there before the items that use them; put back if the switch fails.
     composition::give_clients(tokens, &plan);
-    if let Err(error) = engine.reload(plan.clone(), Orphans::Refuse).await {
+    if let Err(error) = engine.reload(plan.clone(), Orphans::Refuse, who).await {
         composition::give_clients(tokens, &before);
         return Err(conflict(format!("nothing was changed: {error}")));
     }

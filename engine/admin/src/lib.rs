@@ -30,8 +30,10 @@ pub use listen::{Listener, bind};
 pub use problem::Problem;
 pub use view::session_status;
 
-/// Reads the production file again and switches to it; the problem says what stands in the way.
-pub type Reload = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), Problem>> + Send>> + Send + Sync>;
+/// Reads the production file again and switches to it; the problem says what stands in the way. Takes who
+/// ordered it.
+pub type Reload =
+    Arc<dyn Fn(Option<String>) -> Pin<Box<dyn Future<Output = Result<(), Problem>> + Send>> + Send + Sync>;
 
 /// Renders the metrics of the whole process.
 pub type Metrics = PrometheusHandle;

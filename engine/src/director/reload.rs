@@ -29,8 +29,8 @@ const IN_ORDER: [ItemKind; 3] = [ItemKind::Operation, ItemKind::Process, ItemKin
 
 impl Engine {
     /// Switches to a new plan: builds and binds everything new first, then switches what changed, or
-    /// changes nothing.
-    pub async fn reload(&self, plan: Plan, orphans: Orphans) -> Result<(), StartError> {
+    /// changes nothing. `who` ordered it, where that is known.
+    pub async fn reload(&self, plan: Plan, orphans: Orphans, who: Option<&str>) -> Result<(), StartError> {
         let _one = self.0.reloading.lock().await;
         let core = &self.0.core;
         let old = core.directory();
@@ -85,7 +85,11 @@ impl Engine {
         orphans::resolve(core, &found, &orphans).await?;
         self.spawn(&coming, prepared).await;
         let text = format!("reloaded: {} items stopped, {} started", going.len(), coming.len());
-        core.store.log(NewEvent::new(Level::Info, "production.reloaded", text));
+        let event = NewEvent::new(Level::Info, "production.reloaded", text);
+        core.store.log(match who {
+            Some(who) => event.who(who),
+            None => event,
+        });
         Ok(())
     }
 

@@ -10,12 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jiff::SignedDuration;
 use memchr::memmem::Finder;
+use septet_hl7::{Charset, Message};
 use tokio::sync::Semaphore;
 
 use super::bodies::{Found, Place};
 use super::readers::{ReadFailure, Readers};
+use super::search::folded;
 use super::{MessageFilter, Page, ReadError, Store, record};
 use crate::header::Header;
 use crate::id::BodyId;
@@ -43,29 +46,59 @@ const GAP: u64 = 32 << 10;
 /// … up to so many bytes.
 const RUN: u64 = 1 << 20;
 
-/// A text that bodies are searched for. ASCII letters match in either case; what is beyond ASCII is found in
-/// bodies in UTF-8 and in Latin-1, the usual two.
+/// A text that bodies are searched for, in either case and in whatever charset a body is.
 #[derive(Clone, Debug)]
-pub(super) struct Needle {
-    finders: Vec<Finder<'static>>,
+pub(super) enum Needle {
+    /// Its bytes, in lower case: most charsets write ASCII as ASCII.
+    Ascii(Box<Finder<'static>>),
+    /// Compared as search keys are.
+    Beyond(Box<str>),
 }
 
 impl Needle {
     pub(super) fn new(text: &str) -> Self {
-        let mut forms = vec![text.as_bytes().to_ascii_lowercase()];
-        let latin: Option<Vec<u8>> = text.chars().map(|char| u8::try_from(u32::from(char)).ok()).collect();
-        forms.extend(latin.filter(|_| !text.is_ascii()).map(|latin| latin.to_ascii_lowercase()));
-        Needle { finders: forms.iter().map(|form| Finder::new(form).into_owned()).collect() }
+        match text.is_ascii() {
+            true => Needle::Ascii(Box::new(Finder::new(&text.to_ascii_lowercase()).into_owned())),
+            false => Needle::Beyond(folded(text).into()),
+        }
     }
 
     /// Whether a body contains it; `scratch` saves making room for each.
     pub(super) fn is_in(&self, body: &[u8], scratch: &mut Vec<u8>) -> bool {
-        // To lower all of it and search that is several times faster than comparing letters either way.
-        scratch.clear();
-        scratch.extend_from_slice(body);
-        scratch.make_ascii_lowercase();
-        self.finders.iter().any(|finder| finder.find(scratch).is_some())
+        match self {
+            Needle::Ascii(finder) => {
+                // To lower all of it and search that is several times faster than comparing letters either way.
+                scratch.clear();
+                match is_wide(body) {
+                    true => scratch.extend_from_slice(decoded(body).as_bytes()),
+                    false => scratch.extend_from_slice(body),
+                }
+                scratch.make_ascii_lowercase();
+                finder.find(scratch).is_some()
+            }
+            // The escapes of ISO 2022 are ASCII.
+            Needle::Beyond(_) if body.is_ascii() && !body.contains(&ESCAPE) && !is_wide(body) => false,
+            Needle::Beyond(text) => folded(&decoded(body)).contains(&**text),
+        }
     }
+}
+
+const ESCAPE: u8 = 0x1b;
+
+/// Whether each of its characters takes two bytes or four: those of the beginning are ASCII.
+fn is_wide(body: &[u8]) -> bool {
+    let beginning = body.get(..4).unwrap_or(body);
+    beginning.contains(&0) || beginning.starts_with(&[0xff, 0xfe]) || beginning.starts_with(&[0xfe, 0xff])
+}
+
+/// The text of a body: of an HL7 message in its charset, of anything else as what it most likely is.
+fn decoded(body: &[u8]) -> String {
+    let charset = Message::parse(Bytes::copy_from_slice(body)).map(|message| message.charset());
+    let charset = charset.unwrap_or_else(|_| match std::str::from_utf8(body) {
+        Ok(_) => Charset::UTF_8,
+        Err(_) => Charset::LATIN_1,
+    });
+    charset.decode(body).into_owned()
 }
 
 impl Store {
@@ -244,6 +277,28 @@ mod tests {
         assert!(contains("PID|1||M\u{fc}LLER".as_bytes(), "M\u{fc}ller"));
         assert!(contains(b"PID|1||M\xfcller", "m\u{fc}LLER"));
         assert!(!contains("\u{e9}".as_bytes(), "\u{e8}"));
+        assert!(contains("PID|1||M\u{dc}LLER".as_bytes(), "mu\u{308}ller"));
+    }
+
+    #[test]
+    fn text_is_found_in_the_charset_of_its_message() {
+        let message = |charset: &str, name: &[u8]| {
+            let head = format!("MSH|^~\\&|A|B|C|D|2026||ADT^A01|7|P|2.5||||||{charset}\rPID|1||1||");
+            [head.as_bytes(), name, b"\r"].concat()
+        };
+        let contains = |body: &[u8], text: &str| Needle::new(text).is_in(body, &mut Vec::new());
+        let cyrillic = message("8859/5", b"\xb8\xb2\xb0\xbd\xbe\xb2");
+        assert!(contains(&cyrillic, "Иванов") && contains(&cyrillic, "adt^a01"));
+        assert!(!contains(&cyrillic, "¸²°½¾²"), "what its bytes would be in another charset");
+        assert!(contains(&message("ISO IR87", b"\x1b$B45<T\x1b(B"), "患者"));
+        assert!(contains(&message("GB 18030-2000", b"\xcd\xf5"), "王"));
+        let wide: Vec<u8> = String::from_utf8(message("UNICODE UTF-16", "Müller".as_bytes()))
+            .unwrap()
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        assert!(contains(&wide, "MÜLLER") && contains(&wide, "Adt^A01") && !contains(&wide, "Meier"));
+        assert!(contains("{\"name\":\"王\"}".as_bytes(), "王") && !contains(b"PID|1", "王"));
     }
 
     #[test]

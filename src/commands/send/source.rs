@@ -66,7 +66,8 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
 
 fn add(name: &str, bytes: Bytes, numbered: bool, letters: &mut Vec<Letter>) {
     let messages = split_messages(&bytes);
-    let messages = if messages.is_empty() { vec![bytes] } else { messages };
+    let whole = (!bytes.is_empty()).then_some(bytes).into_iter();
+    let messages = if messages.is_empty() { whole.collect() } else { messages };
     letters.extend(messages.iter().map(|bytes| Letter::of(name.to_owned(), bytes, numbered)));
 }
 

@@ -1,11 +1,12 @@
 //! The production as a whole.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use septet_engine::director::Engine;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::api::Who;
 use crate::view::time;
 use crate::{Context, Problem};
 
@@ -45,7 +46,10 @@ pub(crate) async fn show(State(engine): State<Engine>) -> Json<ProductionView> {
     (status = 200, body = ProductionView),
     (status = 409, description = "what stands in the way", body = Problem)
 ))]
-pub(crate) async fn reload(State(context): State<Context>) -> Result<Json<ProductionView>, Problem> {
-    (context.parts.reload)().await?;
+pub(crate) async fn reload(
+    State(context): State<Context>,
+    Extension(who): Who,
+) -> Result<Json<ProductionView>, Problem> {
+    (context.parts.reload)(who.name.clone()).await?;
     Ok(Json(view(&context.parts.engine)))
 }

@@ -210,7 +210,7 @@ async fn a_reload_touches_only_what_changed() {
     gate.receive("before").await;
     let call = out.next().await;
     let other = bench.service("new", &["out"]);
-    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse)).await.unwrap();
+    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse, None)).await.unwrap();
     assert_eq!(engine.items().len(), 3);
     call.code("AA");
     other.receive("after").await;
@@ -230,7 +230,7 @@ async fn a_reload_leaves_a_stopped_service_unbound() {
     let gate = bench.service_with("in", changed);
     // It would refuse to bind, were it asked to.
     *gate.failing.lock().unwrap() = Some(HostFault::new("bind", "taken"));
-    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse)).await.unwrap();
+    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse, None)).await.unwrap();
     assert_eq!(engine.find("in").unwrap().state(), ItemState::Stopped);
     *gate.failing.lock().unwrap() = None;
     engine.start_item("in", None).await.unwrap();
@@ -246,7 +246,7 @@ async fn a_reload_that_cannot_bind_changes_nothing() {
     bench.service_with("in", Common { description: Some("changed".into()), ..common() });
     let bad = bench.service("bad", &["out"]);
     *bad.failing.lock().unwrap() = Some(HostFault::new("bind", "taken"));
-    let refused = engine.reload(bench.plan(), Orphans::Refuse).await.unwrap_err();
+    let refused = engine.reload(bench.plan(), Orphans::Refuse, None).await.unwrap_err();
     assert_eq!(refused.to_string(), "item bad could not start: bind: taken");
     assert_eq!(engine.items().len(), 2);
     gate.receive("as before").await;
@@ -288,7 +288,7 @@ async fn a_service_that_takes_over_an_address_is_bound_after_the_old_one_ended()
     let new = bench.service("new", &["out"]);
     bench.listens("new", "127.0.0.1:2575");
     bench.remove("old");
-    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse)).await.unwrap();
+    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse, None)).await.unwrap();
     assert!(
         old.intake()
             .receive(crate::host::Inbound::new(crate::body::Body::text("T", "x".into())))
@@ -304,7 +304,7 @@ async fn a_service_that_takes_over_an_address_is_bound_after_the_old_one_ended()
     bench.listens("bad", "127.0.0.1:2575");
     bench.remove("new");
     *bad.failing.lock().unwrap() = Some(HostFault::new("bind", "taken"));
-    assert!(engine.reload(bench.plan(), Orphans::Refuse).await.is_err());
+    assert!(engine.reload(bench.plan(), Orphans::Refuse, None).await.is_err());
     new.receive("back again").await;
     assert_eq!(out.next().await.text(), "back again");
 }
@@ -316,7 +316,7 @@ async fn an_item_may_change_its_kind() {
     let _out = bench.operation("out", common());
     let engine = bench.start().await;
     bench.item("x", ItemKind::Process, router(&["out"]), common());
-    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse)).await.unwrap();
+    soon("the reload", engine.reload(bench.plan(), Orphans::Refuse, None)).await.unwrap();
     let kinds: Vec<_> = engine.items().iter().map(|item| item.kind).collect();
     assert_eq!(kinds, ["operation", "process"]);
 }

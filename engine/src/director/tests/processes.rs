@@ -126,7 +126,7 @@ async fn an_instance_goes_on_with_the_definition_it_started_with() {
     let asked = out.next().await;
     let changed = Common { description: Some("changed".into()), ..common() };
     bench.item("flow", crate::registry::ItemKind::Process, tells_its_definition("d2"), changed);
-    soon("the reload", engine.reload(bench.plan(), crate::director::Orphans::Refuse)).await.unwrap();
+    soon("the reload", engine.reload(bench.plan(), crate::director::Orphans::Refuse, None)).await.unwrap();
     gate.receive("new").await;
     asked.reply("AA", Body::text("Ack", "ok".into()));
     let old = end.next().await;
