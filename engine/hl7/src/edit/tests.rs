@@ -1,6 +1,9 @@
+//! Edits one at a time and in series: what stands where afterwards, and that everything else is as it came.
+
 use bytes::Bytes;
 
 use super::*;
+use crate::Charset;
 
 const ADT: &str = "MSH|^~\\&|APP|FAC|||20260101||ADT^A01|1|P|2.5\rPID|1||123^^^H^MR~456||Doe^John\rOBX|1|NM|A||1\rOBX|2|NM|B||2\r";
 
