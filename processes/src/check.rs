@@ -1,9 +1,30 @@
-//! What the checks of routers, flows and transforms share.
+//! What the checks of routers, flows and transforms share, and the settings that all scripted processes have.
 
 use septet_engine::config::build::{At, Build};
 use septet_engine::config::diagnostic::Severity;
+use septet_engine::config::units::{ByteSize, DurationText};
 
 use crate::script::{ScriptKind, check_script};
+
+/// `script_time` where nothing is said.
+pub(crate) fn script_time() -> DurationText {
+    DurationText::secs(1)
+}
+
+/// `script_memory` where nothing is said.
+pub(crate) fn script_memory() -> ByteSize {
+    ByteSize::mib(64)
+}
+
+/// Limits that no script could keep.
+pub(crate) fn check_limits(build: &mut Build<'_>, time: DurationText, memory: ByteSize) {
+    if time.get().as_millis() < 10 {
+        build.error("S0104", &["script_time".into()], "script_time is at least 10ms", None);
+    }
+    if memory.get() < 1 << 20 {
+        build.error("S0104", &["script_memory".into()], "script_memory is at least 1MiB", None);
+    }
+}
 
 /// Reports the syntax error of a script at its exact place.
 pub(crate) fn script_problem(build: &mut Build<'_>, at: &[At<'_>], kind: ScriptKind, code: &str) {

@@ -2,16 +2,18 @@
 //!
 //! [`check`] reads the steps and reports what is wrong with them, at its exact place; out comes a
 //! [`definition::Program`], a list of operations with jumps, so that where an instance stands is a number.
-//! [`run`] executes it until everything waits, [`instance`] takes what is live to disk and back.
+//! [`run`] executes it until everything waits, `kept` takes what is live ([`instance`]) to disk and back.
 
 pub(crate) mod check;
 pub(crate) mod definition;
 mod faults;
 mod inputs;
 pub(crate) mod instance;
+mod kept;
 pub(crate) mod run;
 mod schema;
 mod template;
+mod timers;
 mod verbs;
 
 use std::sync::Arc;
@@ -23,8 +25,8 @@ use septet_engine::config::units::{ByteSize, DurationText};
 use septet_engine::registry::{Built, Factory, Facts, ItemClass, ItemKind, ProcessHost};
 use serde::Deserialize;
 
+use crate::check::{check_limits, script_memory, script_time};
 use crate::closure::Process;
-use crate::router::{check_limits, script_memory, script_time};
 use crate::script::engine::Limits;
 
 /// The class `flow`.

@@ -6,25 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use jiff::{SignedDuration, Timestamp};
-use rquickjs::{Array, Value};
-use septet_engine::config::units::DurationText;
+use rquickjs::Value;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::process::{Effect, Next};
 
 use super::definition::{Act, Payload, Piece, Place, Program};
-use super::instance::{Call, Registered, Scope, Stored, Thread, Wait};
-use crate::scene::{MAX_KEPT, Scene};
+use super::instance::{Call, Registered, Scope, Thread, Wait};
+use crate::scene::Scene;
 use crate::script::engine::thrown_value;
 use crate::script::raised::Raised;
-use crate::time;
 
 /// How many operations one job may run.
 const MAX_OPS: u32 = 1_000_000;
-
-/// The format of [`Stored`].
-const FORMAT: u32 = 1;
 
 /// A flow being run.
 pub(crate) struct Machine<'a, 's, 'js> {
@@ -39,7 +32,7 @@ pub(crate) struct Machine<'a, 's, 'js> {
 }
 
 /// How far a thread got with one operation.
-enum Step {
+pub(super) enum Step {
     On,
     Goto(usize),
     Wait(Wait),
@@ -116,72 +109,6 @@ impl<'js> Machine<'_, '_, 'js> {
 
     pub(super) fn cancel_timer(&mut self, timer: Option<u64>) {
         self.scene.effects.extend(timer.map(|timer| Effect::CancelTimer { timer }));
-    }
-
-    fn restore(&mut self, instance: &[u8]) -> Result<(), Raised> {
-        let unreadable =
-            |what: &str| Raised::engine("script", "instance", format!("the stored instance {what}"));
-        let stored: Stored = serde_json::from_slice(instance).map_err(|_| unreadable("cannot be read"))?;
-        if stored.format != FORMAT {
-            return Err(unreadable("has another format"));
-        }
-        self.scene.restoring(&stored.messages, self.scene.request_message());
-        let json = stored.kept.to_string();
-        let scene = &*self.scene;
-        let values: Vec<Value<'js>> = scene.guarded("instance", || {
-            let kept: Array<'js> = scene.helpers.kept_value(&json)?.get()?;
-            kept.iter::<Value<'js>>().collect()
-        })?;
-        let null = Value::new_null(scene.cx.clone());
-        let value = |place: usize| values.get(place).cloned().unwrap_or_else(|| null.clone());
-        self.scene.context = value(0);
-        self.scene.response = value(1);
-        let threads = stored.threads.iter();
-        self.threads = threads.map(|(id, thread)| (*id, thread.map(&mut |place| value(*place)))).collect();
-        self.scene.stage.engine.shared.job.borrow_mut().taken = stored.taken;
-        self.calls = stored.calls;
-        self.calls_made = stored.calls_made;
-        self.timers_made = stored.timers_made;
-        self.replied = stored.replied;
-        Ok(())
-    }
-
-    fn store(&mut self) -> Result<Bytes, Raised> {
-        let scene = &*self.scene;
-        scene.restoring(&[], scene.request_message());
-        let mut values = vec![scene.context.clone(), scene.response.clone()];
-        let mut threads = BTreeMap::new();
-        for (id, thread) in &self.threads {
-            let mut keep = |value: &Value<'js>| {
-                values.push(value.clone());
-                values.len() - 1
-            };
-            threads.insert(*id, thread.map(&mut keep));
-        }
-        let json = scene.guarded("context", || {
-            let kept = Array::new(scene.cx.clone())?;
-            for (place, value) in values.into_iter().enumerate() {
-                kept.set(place, value)?;
-            }
-            scene.helpers.kept_json(kept.into_value())
-        })?;
-        if json.len() > MAX_KEPT {
-            let text = scene.place("context is larger than 1 MiB");
-            return Err(Raised::engine("script", "size", text));
-        }
-        let taken = scene.stage.engine.shared.job.borrow().taken;
-        let stored = Stored {
-            format: FORMAT,
-            taken,
-            calls_made: self.calls_made,
-            timers_made: self.timers_made,
-            replied: self.replied,
-            calls: self.calls.clone(),
-            threads,
-            kept: serde_json::from_str(&json).unwrap_or_default(),
-            messages: scene.kept_messages(),
-        };
-        Ok(Bytes::from(serde_json::to_vec(&stored).unwrap_or_default()))
     }
 }
 
@@ -458,50 +385,6 @@ impl<'js> Machine<'_, '_, 'js> {
         let made = self.scene.transform(name, &source, at)?;
         let value = self.scene.made_value(made, at)?;
         self.scene.assign(into, value, at)
-    }
-
-    // === Time ===
-
-    fn after(&self, milliseconds: u64) -> Timestamp {
-        let span = SignedDuration::from_millis(i64::try_from(milliseconds).unwrap_or(i64::MAX));
-        self.scene.stage.job.now.saturating_add(span).unwrap_or(Timestamp::MAX)
-    }
-
-    fn start_timer(&mut self, at: Timestamp) -> u64 {
-        self.timers_made += 1;
-        self.scene.effects.push(Effect::Timer { timer: self.timers_made, at });
-        self.timers_made
-    }
-
-    fn delay(&mut self, until: Timestamp) -> Step {
-        if until <= self.scene.stage.job.now {
-            return Step::On;
-        }
-        Step::Wait(Wait::Timer(self.start_timer(until)))
-    }
-
-    /// The point in time that a value means: a date, milliseconds, a text; a text may also be a duration.
-    fn moment(&self, value: &Value<'js>, at: &str) -> Result<Timestamp, Raised> {
-        let milliseconds = match value.as_number() {
-            Some(number) => Some(number),
-            None => self.scene.guarded(at, || self.scene.helpers.time_of(value))?,
-        };
-        let text = match value.as_string() {
-            Some(text) => Some(self.scene.guarded(at, || text.to_string())?),
-            None => None,
-        };
-        let moment = match (milliseconds, text) {
-            (Some(milliseconds), _) => time::from_milliseconds(milliseconds),
-            (None, Some(text)) => match text.parse::<DurationText>() {
-                Ok(duration) => {
-                    Some(self.after(u64::try_from(duration.get().as_millis()).unwrap_or(u64::MAX)))
-                }
-                Err(_) => time::from_text(&text, self.scene.stage.engine.timezone()),
-            },
-            (None, None) => None,
-        };
-        let none = || Raised::engine("script", "script", self.scene.place(&format!("{at}: this is no time")));
-        moment.ok_or_else(none)
     }
 
     fn filled(&mut self, id: u32, pieces: &[Piece], at: &str) -> Result<String, Raised> {
