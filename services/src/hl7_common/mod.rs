@@ -11,16 +11,19 @@
 //! | `mode` | whether, when and with which codes a message is answered |
 //! | `answer` | the bytes of an answer |
 //! | `duplicates` | whether a message has been here before, and what it was told |
-//! | `receiver` | the way of a message through all of these |
+//! | `receiver` | the way of a message through all of these into the store |
+//! | `taken` | which answers what was taken gets, and when |
 
 mod answer;
 mod duplicates;
 mod mode;
 mod policy;
 mod receiver;
+mod taken;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use answer::Answer;
 pub use policy::{AckMode, BatchMode, DuplicatePolicy, Policy, Validate, WhenUnavailable, Written};
-pub use receiver::{Arrival, Handled, Receiver, Taken};
+pub use receiver::{Arrival, Handled, Receiver};
+pub use taken::Taken;
