@@ -82,7 +82,10 @@ const RARE: [(&str, Narrow); 6] = [
 /// Values that nothing has.
 const NOWHERE: [(&str, Narrow); 6] = [
     ("absent key", |_, seed, filter| with_key(filter, "mrn", format!("none{seed}"))),
-    ("absent control id", |_, seed, filter| MessageFilter { control_id: Some(format!("no{seed}")), ..filter }),
+    ("absent control id", |_, seed, filter| MessageFilter {
+        control_id: Some(format!("no{seed}")),
+        ..filter
+    }),
     ("absent status", |_, _, filter| MessageFilter { status: vec![Status::Aborted], ..filter }),
     ("unfinished", |_, _, filter| MessageFilter { status: vec![Status::Queued], ..filter }),
     ("absent item", |_, _, filter| MessageFilter { source: Some("nobody".to_owned()), ..filter }),
@@ -126,9 +129,9 @@ pub(crate) async fn all(store: &Store, stored: u64) -> Outcome<f64> {
         for deep in [false, true] {
             let name = format!("{}{}", names.join(" + "), if deep { ", from anywhere" } else { "" });
             let search = |seed: u64| -> Search {
-                let filter = parts.iter().fold(MessageFilter::default(), |filter, (_, narrow)| {
-                    narrow(&world, seed, filter)
-                });
+                let filter = parts
+                    .iter()
+                    .fold(MessageFilter::default(), |filter, (_, narrow)| narrow(&world, seed, filter));
                 (filter, deep.then(|| scattered(!seed) % world.newest))
             };
             let rounds = if alone { ROUNDS } else { ROUNDS / 4 };
@@ -157,9 +160,7 @@ pub(crate) async fn waiting(store: &Store) -> Outcome<()> {
     let filters: [(&str, &dyn Fn(u64) -> Search); 5] = [
         ("queued", &|_| (queued(), None)),
         ("queued, from anywhere", &|seed| (queued(), Some(scattered(seed) % newest))),
-        ("queued, of an item", &|_| {
-            (MessageFilter { target: Some("idle".to_owned()), ..queued() }, None)
-        }),
+        ("queued, of an item", &|_| (MessageFilter { target: Some("idle".to_owned()), ..queued() }, None)),
         ("queued + rare key", &|seed| {
             (with_key(queued(), "mrn", format!("{:08}", scattered(seed) % 100_000)), None)
         }),

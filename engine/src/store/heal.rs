@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::journal::{encode_end, is_full};
 use super::segment::{self, FrameHeader, FrameKind, Position};
+use super::window::Window;
 use crate::files::{self, Files};
 use crate::store::codec::Encoder;
 
@@ -20,13 +21,13 @@ const ASIDE: &str = ".healed.part";
 #[derive(Debug)]
 pub(super) struct Last<'a> {
     pub(super) number: u64,
-    pub(super) content: &'a [u8],
+    pub(super) content: &'a mut Window,
     /// Where its whole frames end.
     pub(super) end: usize,
     /// The end frame that it lacks.
     pub(super) seal: Option<Vec<u8>>,
     /// Bytes behind the whole frames that are no preallocated room.
-    pub(super) torn: &'a [u8],
+    pub(super) torn: Vec<u8>,
 }
 
 /// What was done.
@@ -39,13 +40,13 @@ pub(super) struct Healed {
 }
 
 /// Makes it durable, and sealed where there is room for that.
-pub(super) fn heal(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<Healed> {
-    let kept = if last.torn.is_empty() { None } else { keep(files, folder, last)? };
-    let sealed = match copy(files, folder, last) {
+pub(super) fn heal(files: &dyn Files, folder: &Path, mut last: Last<'_>) -> io::Result<Healed> {
+    let kept = if last.torn.is_empty() { None } else { keep(files, folder, &last)? };
+    let sealed = match copy(files, folder, &mut last) {
         Err(error) if is_full(&error) => {
             // What there is of the copy is in the way now.
             let _ = files.remove(&folder.join(ASIDE));
-            in_place(files, folder, last)?
+            in_place(files, folder, &mut last)?
         }
         done => done.map(|()| last.seal.is_some())?,
     };
@@ -63,7 +64,7 @@ pub(super) fn confirm(files: &dyn Files, path: &Path, seal: &[u8], offset: usize
 /// Keeps what was torn, where there is room.
 fn keep(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<Option<PathBuf>> {
     let name = format!("{:010}-{}.torn", last.number, last.end);
-    match files::write_new(files, folder, &name, last.torn) {
+    match files::write_new(files, folder, &name, &last.torn) {
         Ok(()) => Ok(Some(folder.join(name))),
         Err(error) if is_full(&error) => {
             let _ = files.remove(&folder.join(format!(".{name}.part")));
@@ -78,12 +79,12 @@ fn keep(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<Option<
     }
 }
 
-fn copy(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<()> {
+fn copy(files: &dyn Files, folder: &Path, last: &mut Last<'_>) -> io::Result<()> {
     let aside = folder.join(ASIDE);
     let file = files.create(&aside)?;
     let seal = last.seal.as_deref().unwrap_or_default();
-    let whole = last.content.get(..last.end).unwrap_or(last.content);
-    files::write_all(&*file, &mut [IoSlice::new(whole), IoSlice::new(seal)], 0)?;
+    last.content.copy(last.end, &*file)?;
+    files::write_all(&*file, &mut [IoSlice::new(seal)], last.end as u64)?;
     file.sync()?;
     files.rename(&aside, &segment::path(folder, last.number))?;
     files.sync_dir(folder)
@@ -91,10 +92,9 @@ fn copy(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<()> {
 
 /// Writes the same bytes to the same places. The room behind them is given back: it may be all there is.
 /// Gives whether the end frame had room.
-fn in_place(files: &dyn Files, folder: &Path, last: &Last<'_>) -> io::Result<bool> {
+fn in_place(files: &dyn Files, folder: &Path, last: &mut Last<'_>) -> io::Result<bool> {
     let file = files.open(&segment::path(folder, last.number))?;
-    let whole = last.content.get(..last.end).unwrap_or(last.content);
-    files::write_all(&*file, &mut [IoSlice::new(whole)], 0)?;
+    last.content.copy(last.end, &*file)?;
     file.sync()?;
     let (mut end, mut sealed) = (last.end as u64, false);
     if let Some(seal) = &last.seal {

@@ -38,7 +38,7 @@
 //! | `shelf` | kept values, shared with who looks at all of them |
 //! | `spine`, `pager` | what waits beyond a queue's window, and its way back |
 //! | `purge` | dropping segments, carrying what lives on |
-//! | `recovery`, `heal`, `open`, `key` | opening: lock, key, folding, healing |
+//! | `recovery`, `window`, `heal`, `open`, `key` | opening: lock, key, folding, healing |
 //!
 //! # Files
 //! `lock` (the pid; held while open), `store.key` (unless the key comes from outside), and in `journal/`:
@@ -108,6 +108,7 @@ mod state;
 mod tests;
 mod text;
 mod vitals;
+mod window;
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

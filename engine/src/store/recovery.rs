@@ -31,6 +31,7 @@ use super::segment::{self, Frame, FrameKind, HEADER, NoFrame, Position, SegmentH
 use super::shared::Shared;
 use super::spine::Spot;
 use super::state::Touched;
+use super::window::Window;
 use crate::files::{self, Files};
 use crate::id::MessageId;
 use crate::vault::{Vault, VaultError};
@@ -204,27 +205,35 @@ impl Recovery<'_> {
     /// Reads how a segment ended without folding it.
     fn ending(&mut self, number: u64, identity: Identity) -> Result<(), OpenError> {
         let path = segment::path(self.folder, number);
-        let content = files::read(self.files, &path).map_err(|error| OpenError::io(&path, error))?;
+        let mut content = Window::open(self.files, &path).map_err(|error| OpenError::io(&path, error))?;
         let known = std::mem::replace(&mut self.known, u64::MAX);
-        let tail = self.frames(number, &content, true, identity.salt)?;
+        let tail = self.frames(number, &mut content, true, identity.salt)?;
         self.known = known;
-        self.end(number, &content, &tail, identity)
+        self.end(number, &mut content, &tail, identity)
     }
 
     /// Makes sure that the end of the last segment is on stable storage.
-    fn end(&mut self, number: u64, content: &[u8], tail: &Tail, identity: Identity) -> Result<(), OpenError> {
+    fn end(
+        &mut self,
+        number: u64,
+        content: &mut Window,
+        tail: &Tail,
+        identity: Identity,
+    ) -> Result<(), OpenError> {
+        let path = segment::path(self.folder, number);
+        let failed = |error| OpenError::io(&path, error);
         if !tail.clean {
             return self.heal(number, content, tail, identity);
         }
-        let path = segment::path(self.folder, number);
-        let seal = content.get(tail.seal..tail.end).unwrap_or_default();
-        heal::confirm(self.files, &path, seal, tail.seal).map_err(|error| OpenError::io(&path, error))
+        let seal = content.between(tail.seal, tail.end).map_err(failed)?;
+        heal::confirm(self.files, &path, seal, tail.seal).map_err(failed)
     }
 
     fn segment(&mut self, number: u64, last: bool, identity: Identity) -> Result<(), OpenError> {
         let path = segment::path(self.folder, number);
-        let content = files::read(self.files, &path).map_err(|error| OpenError::io(&path, error))?;
-        match SegmentHeader::decode(&content) {
+        let failed = |error| OpenError::io(&path, error);
+        let mut content = Window::open(self.files, &path).map_err(failed)?;
+        match SegmentHeader::decode(content.between(0, HEADER).map_err(failed)?) {
             Some(header) if header.number == number => {
                 // Its predecessor may have lost its end frame; only if transactions are missing is it damage.
                 if header.sequence > self.sequence && number > 1 && self.out.damage.is_empty() {
@@ -234,9 +243,9 @@ impl Recovery<'_> {
             }
             _ => self.damaged(number, 0, HEADER),
         }
-        let tail = self.frames(number, &content, last, identity.salt)?;
+        let tail = self.frames(number, &mut content, last, identity.salt)?;
         if last {
-            self.end(number, &content, &tail, identity)?;
+            self.end(number, &mut content, &tail, identity)?;
         }
         drop(content);
         self.keeper.sealed(number, self.read);
@@ -244,17 +253,26 @@ impl Recovery<'_> {
     }
 
     /// Folds the frames of a segment.
-    fn frames(&mut self, number: u64, content: &[u8], last: bool, salt: u32) -> Result<Tail, OpenError> {
+    fn frames(
+        &mut self,
+        number: u64,
+        content: &mut Window,
+        last: bool,
+        salt: u32,
+    ) -> Result<Tail, OpenError> {
+        let path = segment::path(self.folder, number);
+        let failed = |error| OpenError::io(&path, error);
+        let length = content.length();
         let mut tail = Tail { end: HEADER, ..Tail::default() };
         loop {
             let at = tail.end;
-            let frame = match segment::frame_at(content, at, number, salt) {
+            let frame = match content.frame(at, number, salt).map_err(failed)? {
                 Ok(frame) => frame,
                 Err(NoFrame::End) => break,
                 Err(NoFrame::Newer) => return Err(self.newer(number, at)),
                 Err(NoFrame::Bad) => {
                     let here = Position { segment: number, offset: at as u64 };
-                    let later = segment::next_frame(content, at + 8, number, salt);
+                    let later = content.next_frame(at + 8, number, salt).map_err(failed)?;
                     match later.filter(|later| !last || later.header.synced > here) {
                         Some(later) => {
                             self.damaged(number, at, later.offset - at);
@@ -265,7 +283,7 @@ impl Recovery<'_> {
                             break;
                         }
                         None => {
-                            self.damaged(number, at, content.len() - at);
+                            self.damaged(number, at, length - at);
                             break;
                         }
                     }
@@ -349,26 +367,30 @@ impl Recovery<'_> {
     fn heal(
         &mut self,
         number: u64,
-        content: &[u8],
+        content: &mut Window,
         tail: &Tail,
         identity: Identity,
     ) -> Result<(), OpenError> {
         let path = segment::path(self.folder, number);
+        let failed = |error| OpenError::io(&path, error);
         let mut seal = None;
         if !tail.sealed {
             let end = heal::end_frame(number, self.batch, self.sequence, tail.end, identity.salt);
             seal = Some(end.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
         }
-        let torn = content.get(tail.end..).filter(|_| tail.torn).unwrap_or_default();
-        let zeros = torn.iter().rev().take_while(|byte| **byte == 0).count();
-        let torn = torn.get(..torn.len() - zeros).unwrap_or_default();
+        let mut torn = Vec::new();
+        if tail.torn {
+            torn.extend_from_slice(content.rest(tail.end).map_err(failed)?);
+            let zeros = torn.iter().rev().take_while(|byte| **byte == 0).count();
+            torn.truncate(torn.len() - zeros);
+        }
+        let bytes = torn.len();
         let last = heal::Last { number, content, end: tail.end, seal, torn };
-        let healed =
-            heal::heal(self.files, self.folder, &last).map_err(|error| OpenError::io(&path, error))?;
+        let healed = heal::heal(self.files, self.folder, last).map_err(failed)?;
         self.batch += u64::from(healed.sealed);
         if let Some(kept) = healed.kept {
             tracing::warn!(
-                file = %kept.display(), bytes = torn.len(),
+                file = %kept.display(), bytes,
                 "the last write before the crash was incomplete; nobody was told that it was stored; it is kept here"
             );
             self.out.torn = Some(kept);

@@ -76,6 +76,13 @@ pub(super) struct Frame<'a> {
     pub(super) payload: &'a [u8],
 }
 
+impl Frame<'_> {
+    /// The same, in a file of which the bytes before it were not looked at.
+    pub(super) fn moved(self, by: usize) -> Self {
+        Frame { offset: self.offset + by, end: self.end + by, ..self }
+    }
+}
+
 /// Why there is no frame at an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoFrame {
