@@ -46,11 +46,8 @@ impl Engine {
         let kept = core.directory().plan.store.audit_retention;
         let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
         let audit_before = core.store.clock().now().checked_sub(kept).unwrap_or(Timestamp::MIN);
-        let purged = core.store.purge(Purge { before, audit_before, dry_run, down_to: None }).await?;
-        if !dry_run {
-            retention::report(&core.store, purged, who);
-        }
-        Ok(purged)
+        let purge = Purge { audit_before, dry_run, ..Purge::before(before) };
+        retention::purge(&core.store, purge, who).await
     }
 
     pub(super) fn core(&self) -> &Core {

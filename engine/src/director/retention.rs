@@ -1,5 +1,5 @@
-//! Keeps the store within `[store] retention` and `max_size`: a look every minute, and an event whenever
-//! something was dropped.
+//! Keeps the store within `[store] retention` and `max_size`: a look every minute. Whoever purges, an event
+//! says what was dropped, and where it takes long, how far it is.
 
 use std::time::Duration;
 
@@ -7,11 +7,17 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::settings;
+use crate::director::control::by;
 use crate::director::core::Core;
 use crate::event::{Level, NewEvent};
 use crate::store::{Purge, PurgeError, Purged, Store};
 
 const TICK: Duration = Duration::from_secs(60);
+/// How often a long purge says how far it is.
+const PROGRESS: SignedDuration = SignedDuration::from_secs(5);
+/// The open segment is ended when its beginning has this share of the retention behind it: what is old does not
+/// wait for a segment to be full.
+const ROLL: u32 = 8;
 
 /// Purges until cancelled.
 pub(super) async fn keep(core: &Core, stop: CancellationToken) {
@@ -24,13 +30,12 @@ pub(super) async fn keep(core: &Core, stop: CancellationToken) {
             () = clock.sleep(TICK) => {}
         }
         let directory = core.directory();
-        let settings = &directory.plan.store;
-        for purge in due(settings, clock.now()) {
-            match core.store.purge(purge).await {
+        for purge in due(&directory.plan.store, clock.now()) {
+            match run(&core.store, purge, None).await {
                 Ok(purged) => {
                     trouble = None;
                     if purged.segments > 0 {
-                        report(&core.store, purged, None);
+                        report(&core.store, "purged", &purged, None);
                     }
                 }
                 Err(PurgeError::Memory | PurgeError::Failed(_)) => return,
@@ -53,27 +58,52 @@ fn due(settings: &settings::Store, now: Timestamp) -> Vec<Purge> {
         now.checked_sub(age).unwrap_or(Timestamp::MIN)
     };
     let audit_before = ago(settings.audit_retention);
-    let by_age =
-        settings.retention.map(|age| Purge { before: ago(age), audit_before, dry_run: false, down_to: None });
-    let by_size = settings.max_size.map(|most| Purge {
-        before: now,
+    let by_age = settings.retention.map(|age| Purge {
         audit_before,
-        dry_run: false,
-        down_to: Some(most),
+        roll_before: ago(age / ROLL),
+        ..Purge::before(ago(age))
     });
+    let by_size = settings.max_size.map(|most| Purge { audit_before, ..Purge::down_to(most) });
     by_age.into_iter().chain(by_size).collect()
 }
 
-/// An event for what was dropped, and by whom.
-pub(super) fn report(store: &Store, purged: Purged, who: Option<&str>) {
-    let Purged { segments, bytes, messages, sessions, carried } = purged;
-    let text = format!(
-        "purged {messages} messages of {sessions} sessions: {segments} segments, {bytes} bytes; {carried} carried on"
-    );
-    tracing::info!(segments, bytes, messages, sessions, carried, "purged");
-    let event = NewEvent::new(Level::Info, "purge", text);
-    store.log(match who {
-        Some(who) => event.who(who),
-        None => event,
+/// Purges for somebody, and says so. It goes on when the caller goes away.
+pub(super) async fn purge(store: &Store, purge: Purge, who: Option<&str>) -> Result<Purged, PurgeError> {
+    let (store, who) = (store.clone(), who.map(str::to_owned));
+    let purging = tokio::spawn(async move {
+        let done = run(&store, purge, who.as_deref()).await;
+        match &done {
+            Ok(purged) if !purge.dry_run => report(&store, "purged", purged, who.as_deref()),
+            Ok(_) => {}
+            Err(error) => {
+                let event = NewEvent::new(Level::Warning, "purge", error.to_string());
+                store.log(by(event, who.as_deref()));
+            }
+        }
+        done
     });
+    purging.await.map_err(|failed| PurgeError::Stopped(failed.to_string()))?
+}
+
+/// Purges and says now and then how far it is.
+async fn run(store: &Store, purge: Purge, who: Option<&str>) -> Result<Purged, PurgeError> {
+    let mut said = store.clock().now();
+    let mut progress = |purged: &Purged| {
+        let now = store.clock().now();
+        if !purge.dry_run && now.duration_since(said) >= PROGRESS {
+            said = now;
+            report(store, "purging, so far", purged, who);
+        }
+    };
+    store.purge_telling(purge, &mut progress).await
+}
+
+/// An event for what was dropped, and by whom.
+fn report(store: &Store, what: &str, purged: &Purged, who: Option<&str>) {
+    let Purged { segments, bytes, messages, sessions, carried } = *purged;
+    let text = format!(
+        "{what} {messages} messages of {sessions} sessions: {segments} segments, {bytes} bytes; {carried} carried on"
+    );
+    tracing::info!(segments, bytes, messages, sessions, carried, "{what}");
+    store.log(by(NewEvent::new(Level::Info, "purge", text), who));
 }

@@ -56,6 +56,8 @@ pub(super) enum Job {
     Close(oneshot::Sender<Result<(), StoreFailed>>),
     /// Ids are used up: reserve more.
     Ids,
+    /// Write all that came before, and go on in the next segment.
+    Roll(oneshot::Sender<()>),
 }
 
 /// The sending end.
@@ -301,12 +303,16 @@ impl Writer {
         first: Job,
         jobs: &Receiver<Job>,
     ) -> Result<Option<oneshot::Sender<Result<(), StoreFailed>>>, Stop> {
-        let Gathered { commits, held, new, close, .. } = self.gather(first, jobs);
+        let Gathered { commits, held, new, close, roll, .. } = self.gather(first, jobs);
         self.last_batch = commits.len();
         self.last_new = new;
         self.write(&commits)?;
         drop(commits);
         give_back(held);
+        if let Some(rolled) = roll {
+            self.roll()?;
+            let _ = rolled.send(());
+        }
         self.prepare();
         Ok(close)
     }
@@ -342,7 +348,8 @@ impl Writer {
         if let Some(limit) = reserved {
             self.shared.ids.raise(limit);
         }
-        if let Some(last) = commits.last() {
+        if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
+            self.shared.open_since.fetch_min(first.at.as_microsecond(), Ordering::AcqRel);
             let spot = Spot::new(segment, frame);
             self.shared.state().placed(last.sequence, spot, &self.shared.bodies);
             self.shared.durable.advance(last.sequence);

@@ -44,8 +44,13 @@ pub(super) enum Task {
     Sealed(u64, u64),
     /// Much has gathered.
     Relieve,
-    /// Say before which segment nothing is needed to recover, also from the older checkpoint.
-    Covered(oneshot::Sender<u64>),
+    /// Say before which segment nothing is needed to recover, also from the older of two checkpoints.
+    Covered {
+        /// After a checkpoint, if there is none yet at the end of what is sealed.
+        checkpoint: bool,
+        /// Where to say it.
+        done: oneshot::Sender<u64>,
+    },
     /// Finish, with a checkpoint.
     Close(oneshot::Sender<()>),
 }
@@ -339,8 +344,12 @@ impl Keeper {
                         self.relieve();
                     }
                 }
-                Ok(Task::Covered(done)) => {
-                    let _ = done.send(self.checkpoints.first().copied().unwrap_or(0));
+                Ok(Task::Covered { checkpoint, done }) => {
+                    if checkpoint && self.waiting.is_empty() {
+                        self.try_checkpoint();
+                    }
+                    let older = self.checkpoints.iter().rev().nth(1);
+                    let _ = done.send(older.copied().unwrap_or(0));
                 }
                 Ok(Task::Close(done)) => {
                     // Whatever was sealed before this has been told before it.

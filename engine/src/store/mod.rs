@@ -111,7 +111,7 @@ mod vitals;
 mod window;
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use jiff::Timestamp;
@@ -202,6 +202,7 @@ impl Store {
             reported: Mutex::default(),
             told: Mutex::default(),
             open_segment: AtomicU64::new(0),
+            open_since: AtomicI64::new(i64::MAX),
             rebuilding_since: AtomicU64::new(0),
         });
         Store(Arc::new(Inner { shared, embedded: None }))

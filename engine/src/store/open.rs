@@ -310,6 +310,7 @@ fn new_shared(options: &Options, clock: SharedClock, vault: Vault, identity: Ide
         reported: Mutex::default(),
         told: Mutex::default(),
         open_segment: Default::default(),
+        open_since: i64::MAX.into(),
         rebuilding_since: Default::default(),
     }
 }

@@ -17,7 +17,7 @@ impl Overlay for Memory<'_> {
     fn admit(&mut self, rows: &[Candidate]) -> Vec<bool> {
         let state = self.0.state();
         let counts = |row: &Candidate| {
-            let dead = state.dead.get(&row.session).is_some_and(|last| row.segment <= *last);
+            let dead = !row.audited && state.is_dead(row.session, row.segment);
             // A message that waits beyond its window and is in memory is found there.
             let elsewhere =
                 row.provisional && (state.rows.contains_key(&row.id) || !state.waits_beyond(row.id));

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::bodies::Place;
@@ -22,6 +23,8 @@ pub(super) struct Readers {
     folder: PathBuf,
     salt: u32,
     open: Mutex<VecDeque<(u64, Arc<dyn File>)>>,
+    /// Segments up to this one have been dropped.
+    dropped: AtomicU64,
 }
 
 /// Why bytes could not be read.
@@ -36,7 +39,7 @@ pub(super) enum ReadFailure {
 impl Readers {
     /// Over a folder of segments that begin their CRCs with this salt.
     pub(super) fn new(files: Arc<dyn Files>, folder: PathBuf, salt: u32) -> Self {
-        Readers { files, folder, salt, open: Mutex::default() }
+        Readers { files, folder, salt, open: Mutex::default(), dropped: AtomicU64::new(0) }
     }
 
     /// The file system.
@@ -56,8 +59,14 @@ impl Readers {
 
     /// A segment has been dropped: it is read no more.
     pub(super) fn close(&self, segment: u64) {
+        self.dropped.fetch_max(segment, Ordering::AcqRel);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|(known, _)| *known != segment);
+    }
+
+    /// Whether a segment has been dropped since the store was opened.
+    pub(super) fn is_dropped(&self, segment: u64) -> bool {
+        segment <= self.dropped.load(Ordering::Acquire)
     }
 
     /// `FILE:OFFSET` of a frame, for people.
@@ -139,6 +148,10 @@ impl Readers {
         // Opened outside of the lock; two at once do no harm.
         let file = self.files.open(&segment::path(&self.folder, number))?;
         let mut open = open();
+        // One that is held open keeps its room on the disk.
+        if self.is_dropped(number) {
+            return Ok(file);
+        }
         open.push_back((number, file.clone()));
         if open.len() > OPEN {
             open.pop_front();

@@ -45,10 +45,11 @@ impl Store {
     /// The events of a session, oldest first; those that are not in memory are read from the disk.
     pub fn session_events(&self, id: SessionId) -> Vec<Event> {
         let recent = self.state().session_events(id);
-        match self.indexed_session(id) {
-            None => recent,
-            Some((_, events)) => merged(recent, events, |event| event.id.0),
-        }
+        let Some((_, events)) = self.indexed_session(id) else { return recent };
+        // What was carried meanwhile is in memory again.
+        let mut now = self.state().session_events(id);
+        now.extend(recent);
+        merged(now, events, |event| event.id.0)
     }
 
     /// What the index has of a session. Asked after memory: what left memory meanwhile is in the index.
@@ -98,28 +99,45 @@ impl Store {
             return Ok(body);
         }
         let store = self.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let Some(absent) = absent else {
-                let indexed = store.indexed_body(id).ok_or(ReadError::Gone(id))?;
-                return store.read_body(id, &indexed);
-            };
-            match store.read_body(id, &absent) {
-                // Its segment was purged, and it was carried: the index knows where to.
-                Err(ReadError::Io(..)) => match store.indexed_body(id) {
-                    Some(carried) => store.read_body(id, &carried),
-                    None => store.read_body(id, &absent),
-                },
-                read => read,
-            }
-        });
+        let read = tokio::task::spawn_blocking(move || store.absent_body(id, absent));
         let body = read.await.map_err(|error| ReadError::Io(id, error.to_string()))??;
         self.0.shared.bodies.keep(id, &body);
         Ok(body)
     }
 
+    /// Reads a body that is not in memory. Its segment may be purged meanwhile: then it is gone, or it was
+    /// carried and is elsewhere.
+    fn absent_body(&self, id: BodyId, mut known: Option<Absent>) -> Result<Body, ReadError> {
+        let mut tried = None;
+        loop {
+            let absent = match known.take().or_else(|| self.indexed_body(id)) {
+                Some(absent) => absent,
+                None => match self.0.shared.bodies.find(id) {
+                    Some(Found::Resident(body)) => return Ok(body),
+                    Some(Found::Absent(absent)) => absent,
+                    None => return Err(ReadError::Gone(id)),
+                },
+            };
+            match (self.read_body(id, &absent), tried) {
+                (Err(ReadError::Io(..)), Some(place)) if place == absent.place && self.is_dropped(&place) => {
+                    return Err(ReadError::Gone(id));
+                }
+                (Err(ReadError::Io(..)), before) if before != Some(absent.place) => {
+                    tried = Some(absent.place);
+                }
+                (read, _) => return read,
+            }
+        }
+    }
+
+    fn is_dropped(&self, place: &Place) -> bool {
+        self.0.embedded.as_ref().is_some_and(|embedded| embedded.readers.is_dropped(place.segment))
+    }
+
     /// Whether a body is in the store, without reading it.
     pub fn has_body(&self, id: BodyId) -> bool {
-        self.0.shared.bodies.find(id).is_some() || self.indexed_body(id).is_some()
+        let here = || self.0.shared.bodies.find(id).is_some();
+        here() || self.indexed_body(id).is_some() || here()
     }
 
     /// Where the index says that a body is.
@@ -290,9 +308,13 @@ impl Store {
         before: Option<u64>,
         wanted: usize,
     ) -> Result<Vec<Event>, ReadError> {
-        let recent = self.newest_events(filter, before.unwrap_or(u64::MAX), wanted);
+        let came_back = self.state().came_back;
+        let mut recent = self.newest_events(filter, before.unwrap_or(u64::MAX), wanted);
         let Some(embedded) = &self.0.embedded else { return Ok(recent) };
         let older = self.older(&embedded.index, wanted, |index| index.events(filter, before))?;
+        if self.state().came_back != came_back {
+            recent.extend(self.newest_events(filter, before.unwrap_or(u64::MAX), wanted));
+        }
         Ok(newest(recent, older, wanted, |event| event.id.0))
     }
 

@@ -1,7 +1,7 @@
 //! What the handles of a store and its writer thread share.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::api::StoreFailed;
@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) told: Mutex<Vec<NewEvent>>,
     /// The segment that the writer writes.
     pub(super) open_segment: AtomicU64,
+    /// When the first transaction in it was submitted (microseconds since 1970); `i64::MAX` = it has none.
+    pub(super) open_since: AtomicI64,
     /// Since when index files are being made again (microseconds since 1970); 0 = the index is complete.
     pub(super) rebuilding_since: AtomicU64,
 }

@@ -61,7 +61,7 @@ pub(super) struct State {
     unplaced: VecDeque<(u64, u32, u64, u64)>,
     /// Items whose window runs low while messages wait beyond it.
     pub(super) low: BTreeSet<u32>,
-    /// How many headers have come back into memory so far.
+    /// How many headers and events have come back into memory so far.
     pub(super) came_back: u64,
     /// How many entries a queue schedules; what is born beyond them waits in the spine. Without a journal
     /// to read them back from, all.
@@ -100,6 +100,8 @@ impl State {
                 Change::Move(change) => self.move_header(change, commit.sequence, commit.at, touched),
                 Change::Event(event) => {
                     self.fresh.events.push(commit.sequence, event.id.0);
+                    // It may be one that is carried, and was in the index.
+                    self.came_back += u64::from(event.id.0 <= self.highest_id);
                     self.add_event(event);
                 }
                 Change::Carried(header) => self.carry(header, commit.sequence, touched),

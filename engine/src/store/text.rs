@@ -45,6 +45,8 @@ const BATCH: u64 = 8 << 20;
 const GAP: u64 = 32 << 10;
 /// … up to so many bytes.
 const RUN: u64 = 1 << 20;
+/// How often bodies are looked for that a purge moves while they are read.
+const LOOKS: usize = 4;
 
 /// A text that bodies are searched for, in either case and in whatever charset a body is.
 #[derive(Clone, Debug)]
@@ -152,30 +154,44 @@ impl Store {
     /// Those of a batch whose bodies contain a text. A body that is gone contains nothing; neither does a
     /// damaged one, which is reported.
     fn containing(&self, batch: Vec<Header>, needle: &Needle) -> Result<Vec<Header>, ReadError> {
-        let mut scratch = Vec::new();
-        let mut found = HashSet::new();
-        let mut places = Vec::new();
-        let mut unknown = Vec::new();
-        let ids: BTreeSet<BodyId> = batch.iter().filter_map(|header| header.body_id).collect();
-        for id in ids {
-            match self.0.shared.bodies.find(id) {
-                Some(Found::Resident(body)) => {
-                    if needle.is_in(body.bytes(), &mut scratch) {
-                        found.insert(id);
-                    }
-                }
-                Some(Found::Absent(absent)) => places.push((id, absent.place)),
-                None => unknown.push(id),
+        let mut looking = Looking { needle, scratch: Vec::new(), found: HashSet::new(), moved: Vec::new() };
+        let mut ids: BTreeSet<BodyId> = batch.iter().filter_map(|header| header.body_id).collect();
+        // A purge may drop segments while they are read: what lives on is looked for where it is then.
+        for _ in 0..LOOKS {
+            self.search_bodies(&ids, &mut looking)?;
+            ids = looking.moved.drain(..).collect();
+            if ids.is_empty() {
+                break;
             }
         }
-        if let Some(embedded) = &self.0.embedded {
-            let indexed = self.indexed(|index| index.bodies(&unknown)).unwrap_or_default();
-            places.extend(indexed.into_iter().map(|row| (row.id, row.place)));
-            for run in runs(places) {
-                self.search_run(&embedded.readers, &run, needle, &mut scratch, &mut found)?;
-            }
-        }
+        let found = looking.found;
         Ok(batch.into_iter().filter(|header| header.body_id.is_some_and(|id| found.contains(&id))).collect())
+    }
+
+    /// Searches bodies wherever they are now.
+    fn search_bodies(&self, ids: &BTreeSet<BodyId>, looking: &mut Looking<'_>) -> Result<(), ReadError> {
+        let (mut places, mut unknown) = (Vec::new(), Vec::new());
+        for id in ids {
+            match self.0.shared.bodies.find(*id) {
+                Some(Found::Resident(body)) => looking.at(*id, body.bytes()),
+                Some(Found::Absent(absent)) => places.push((*id, absent.place)),
+                None => unknown.push(*id),
+            }
+        }
+        let Some(embedded) = &self.0.embedded else { return Ok(()) };
+        let indexed = self.indexed(|index| index.bodies(&unknown)).unwrap_or_default();
+        // What was carried while the index was asked is in memory now.
+        let known: HashSet<BodyId> = indexed.iter().map(|row| row.id).collect();
+        for id in unknown.into_iter().filter(|id| !known.contains(id)) {
+            if let Some(Found::Resident(body)) = self.0.shared.bodies.find(id) {
+                looking.at(id, body.bytes());
+            }
+        }
+        places.extend(indexed.into_iter().map(|row| (row.id, row.place)));
+        for run in runs(places) {
+            self.search_run(&embedded.readers, &run, looking)?;
+        }
+        Ok(())
     }
 
     /// Searches bodies that lie close together.
@@ -183,15 +199,16 @@ impl Store {
         &self,
         readers: &Readers,
         run: &Run,
-        needle: &Needle,
-        scratch: &mut Vec<u8>,
-        found: &mut HashSet<BodyId>,
+        looking: &mut Looking<'_>,
     ) -> Result<(), ReadError> {
         let Some((first, place)) = run.bodies.first() else { return Ok(()) };
         let read = match readers.bytes(place.segment, run.start, run.end.saturating_sub(run.start)) {
             Ok(read) => read,
             // The segment has been purged.
-            Err(ReadFailure::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(ReadFailure::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                looking.moved.extend(run.bodies.iter().map(|(id, _)| *id));
+                return Ok(());
+            }
             Err(ReadFailure::Io(error)) => return Err(ReadError::Io(*first, error.to_string())),
             // The file is shorter than it was: what of it is there is found one by one.
             Err(ReadFailure::Damaged) => Vec::new(),
@@ -201,24 +218,37 @@ impl Store {
             let length = usize::try_from(place.length).unwrap_or(usize::MAX);
             let stored = from.checked_add(length).and_then(|end| read.get(from..end));
             let whole = stored.filter(|stored| crc32fast::hash(stored) == place.crc);
-            let contains = match whole {
-                Some(stored) if !place.sealed => Some(needle.is_in(stored, scratch)),
+            match whole {
+                Some(stored) if !place.sealed => looking.at(*id, stored),
                 _ => {
                     let stored = whole.map_or_else(|| readers.read(place).ok(), |whole| Some(whole.to_vec()));
                     let vault = &self.0.shared.vault;
-                    let body = stored.and_then(|stored| record::open_body(stored, place.sealed, vault).ok());
-                    body.map(|body| needle.is_in(&body, scratch))
+                    match stored.and_then(|stored| record::open_body(stored, place.sealed, vault).ok()) {
+                        Some(body) => looking.at(*id, &body),
+                        None => drop(self.damaged_body(*id, place, &readers.name(place))),
+                    }
                 }
-            };
-            match contains {
-                Some(true) => {
-                    found.insert(*id);
-                }
-                Some(false) => {}
-                None => drop(self.damaged_body(*id, place, &readers.name(place))),
             }
         }
         Ok(())
+    }
+}
+
+/// A batch that is being searched.
+struct Looking<'a> {
+    needle: &'a Needle,
+    /// Saves making room for each body.
+    scratch: Vec<u8>,
+    found: HashSet<BodyId>,
+    /// What was not where it was said to be.
+    moved: Vec<BodyId>,
+}
+
+impl Looking<'_> {
+    fn at(&mut self, id: BodyId, body: &[u8]) {
+        if self.needle.is_in(body, &mut self.scratch) {
+            self.found.insert(id);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::file::{IndexFile, RowBlock};
 use super::query::{Candidates, Searched, Terms};
-use super::source::peek;
+use super::source::{Peeked, peek};
 use super::{Candidate, Error, Index, Kind, Overlay, Set};
 
 /// How many blocks, or files, one step reads.
@@ -247,10 +247,10 @@ pub(super) fn counting(
                 continue;
             }
         }
-        let session = peek(kind, block.bytes(row)).map_err(|_| damaged())?.session;
+        let Peeked { session, audited, .. } = peek(kind, block.bytes(row)).map_err(|_| damaged())?;
         let segment = file.meta().coverage.segment;
         kept.push(index);
-        candidates.push(Candidate { id: row.id, session, segment, provisional: row.provisional });
+        candidates.push(Candidate { id: row.id, session, segment, provisional: row.provisional, audited });
     }
     if candidates.is_empty() {
         return Ok(kept);

@@ -170,6 +170,8 @@ pub(in crate::store) struct Candidate {
     pub(in crate::store) segment: u64,
     /// It was not final when the file was written.
     pub(in crate::store) provisional: bool,
+    /// An event that says who looked or acted: it outlives its session.
+    pub(in crate::store) audited: bool,
 }
 
 /// What memory knows about rows in files. Called once a block, never with a lock of this module held.

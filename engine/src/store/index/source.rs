@@ -196,10 +196,13 @@ pub(super) struct Peeked {
     pub(super) created: i64,
     /// The latest moment in it.
     pub(super) activity: i64,
+    /// It is an event that says who looked or acted.
+    pub(super) audited: bool,
 }
 
 /// Session and times of a row in the journal's encoding.
 pub(super) fn peek(kind: Kind, row: &[u8]) -> Result<Peeked, DecodeError> {
+    const WHO: u64 = 8;
     let (session, created, processed) = match kind {
         Kind::Headers => (2, 14, 16),
         Kind::Events => (6, 2, 2),
@@ -214,6 +217,8 @@ pub(super) fn peek(kind: Kind, row: &[u8]) -> Result<Peeked, DecodeError> {
             peeked.created = field.number()?.cast_signed();
         } else if field.tag == processed {
             finished = Some(field.number()?.cast_signed());
+        } else if field.tag == WHO && kind == Kind::Events {
+            peeked.audited = true;
         }
     }
     peeked.activity = finished.map_or(peeked.created, |finished| finished.max(peeked.created));

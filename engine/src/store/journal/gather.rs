@@ -40,6 +40,8 @@ pub(super) struct Gathered {
     /// How many of them are new messages.
     pub(super) new: usize,
     pub(super) close: Option<oneshot::Sender<Result<(), StoreFailed>>>,
+    /// The segment ends with it.
+    pub(super) roll: Option<oneshot::Sender<()>>,
 }
 
 impl Gathered {
@@ -52,6 +54,7 @@ impl Gathered {
                 self.held.push(permit);
             }
             Job::Ids => {}
+            Job::Roll(rolled) => self.roll = Some(rolled),
             Job::Close(closed) => self.close = Some(closed),
         }
     }
@@ -67,7 +70,8 @@ impl Gathered {
 
     /// Nothing more belongs into it.
     fn is_full(&self, most_bytes: usize) -> bool {
-        self.commits.len() >= MOST_TRANSACTIONS || self.bytes >= most_bytes || self.close.is_some()
+        let ends = self.close.is_some() || self.roll.is_some();
+        ends || self.commits.len() >= MOST_TRANSACTIONS || self.bytes >= most_bytes
     }
 }
 
@@ -78,7 +82,9 @@ impl Writer {
         let mut batch = Gathered::default();
         batch.add(first);
         batch.take(jobs, most_bytes);
-        if let Some((limit, enough)) = self.company(&batch) {
+        if !batch.is_full(most_bytes)
+            && let Some((limit, enough)) = self.company(&batch)
+        {
             let until = Instant::now() + limit;
             while !batch.is_full(most_bytes) && batch.new < enough && Instant::now() < until {
                 std::thread::sleep(NAP.min(limit));

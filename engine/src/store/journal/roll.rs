@@ -34,6 +34,7 @@ impl Writer {
         self.synced = Position { segment: self.segment.number, offset: self.segment.offset };
         self.disk.set_synced(self.synced);
         self.shared.open_segment.store(self.segment.number, Ordering::Release);
+        self.shared.open_since.store(i64::MAX, Ordering::Release);
         self.disk.look();
         Ok(())
     }

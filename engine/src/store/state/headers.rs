@@ -72,6 +72,8 @@ impl State {
     /// A header is in a newer segment now: the index will have it there. Nothing is counted again.
     pub(super) fn carry(&mut self, header: &Header, sequence: u64, touched: &mut Touched) {
         let id = header.id.0;
+        // Whoever looked at memory before, and looks at the index when its file is gone, must look again.
+        self.came_back += 1;
         if let Some(row) = self.rows.get_mut(&id).map(Arc::make_mut) {
             let (position, target, body) = (row.position, row.target(), row.body_id);
             // The segment that has its body now must know of it, or the next purge drops the body.

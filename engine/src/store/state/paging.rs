@@ -22,6 +22,19 @@ pub(in crate::store) struct Page {
     pub(in crate::store) references: Vec<Reference>,
 }
 
+/// What memory knows of a session.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::store) struct KnownSession {
+    /// Something of it is not finished.
+    pub(in crate::store) unfinished: bool,
+    /// In microseconds since 1970; `i64::MIN` = nothing of it is here.
+    pub(in crate::store) last_activity: i64,
+    /// The last transaction that changed a header of it.
+    pub(in crate::store) sequence: u64,
+    /// Its newest event.
+    pub(in crate::store) event: u64,
+}
+
 /// Some of what the index should get.
 #[derive(Debug)]
 pub(in crate::store) struct Step<T> {
@@ -206,11 +219,6 @@ impl State {
         item.map(|item| item.spine.from(position, 1024)).unwrap_or_default()
     }
 
-    /// Whether an unfinished message is known: in memory, or beyond its queue's window.
-    pub(in crate::store) fn knows(&self, id: u64) -> bool {
-        self.rows.contains_key(&id) || self.waits_beyond(id)
-    }
-
     /// What the queue that runs low longest should get next.
     pub(in crate::store) fn next_page(&mut self, most: usize) -> Option<Page> {
         let window = self.window();
@@ -275,21 +283,30 @@ impl State {
         (lost, item.ready.clone())
     }
 
-    /// What memory knows of sessions: whether anything of it is unfinished, and its last activity in
-    /// microseconds since 1970.
-    pub(in crate::store) fn sessions(&self, sessions: &[u64]) -> Vec<(bool, i64)> {
+    /// What memory knows of sessions.
+    pub(in crate::store) fn sessions(&self, sessions: &[u64]) -> Vec<KnownSession> {
         let known = |session: &u64| {
+            let mut known =
+                KnownSession { unfinished: false, last_activity: i64::MIN, sequence: 0, event: 0 };
             let ids = self.by_session.range((*session, 0)..=(*session, u64::MAX));
-            let rows = ids.filter_map(|(_, id)| self.rows.get(id));
-            let rows = rows.fold((false, i64::MIN), |(unfinished, last), row| {
-                (unfinished || !row.status.is_final(), last.max(row.last_activity()))
-            });
+            for row in ids.filter_map(|(_, id)| self.rows.get(id)) {
+                known.unfinished |= !row.status.is_final();
+                known.last_activity = known.last_activity.max(row.last_activity());
+                known.sequence = known.sequence.max(row.sequence);
+            }
             let events = self.session_events.range((*session, 0)..=(*session, u64::MAX));
-            let events =
-                events.filter_map(|(_, id)| self.events.get(id)).map(|event| event.at.as_microsecond());
-            (rows.0, events.fold(rows.1, i64::max))
+            for event in events.filter_map(|(_, id)| self.events.get(id)) {
+                known.last_activity = known.last_activity.max(event.at.as_microsecond());
+                known.event = known.event.max(event.id.0);
+            }
+            known
         };
         sessions.iter().map(known).collect()
+    }
+
+    /// Whether a session has expired, as far as segments up to this one have it.
+    pub(in crate::store) fn is_dead(&self, session: u64, segment: u64) -> bool {
+        self.dead.get(&session).is_some_and(|last| segment <= *last)
     }
 
     /// The segments before this one are gone: what expired in them needs no remembering.

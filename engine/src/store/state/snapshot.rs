@@ -51,14 +51,7 @@ impl Snapshot {
     /// Headers as a crash would leave them, with the transaction that last changed each. A message that is
     /// being delivered counts as queued.
     pub(in crate::store) fn headers(&self) -> impl Iterator<Item = (Header, u64)> {
-        self.rows.iter().map(|(id, row)| {
-            let mut header = row.header(MessageId(*id), &self.names);
-            if header.status == Status::Delivered {
-                header.status = Status::Queued;
-                header.attempts = header.attempts.saturating_sub(1);
-            }
-            (header, row.sequence)
-        })
+        self.rows.iter().map(|(id, row)| (stored(*id, row, &self.names), row.sequence))
     }
 
     /// Adds a header.
@@ -77,7 +70,22 @@ impl Snapshot {
     }
 }
 
+/// A header as a crash would leave it.
+fn stored(id: u64, row: &Row, names: &Names) -> Header {
+    let mut header = row.header(MessageId(id), names);
+    if header.status == Status::Delivered {
+        header.status = Status::Queued;
+        header.attempts = header.attempts.saturating_sub(1);
+    }
+    header
+}
+
 impl State {
+    /// A header in memory as a crash would leave it.
+    pub(in crate::store) fn stored_header(&self, id: MessageId) -> Option<Header> {
+        self.rows.get(&id.0).map(|row| stored(id.0, row, &self.names))
+    }
+
     /// What is there now.
     pub(in crate::store) fn snapshot(&self) -> Snapshot {
         let items = self.named_items().map(|(name, item)| ItemSnapshot {

@@ -447,7 +447,7 @@ impl World {
         }
         let (start, now) = (manual_clock().now(), self.clock.now());
         let before = start + now.duration_since(start) * i32::from(share) / 255;
-        let purge = Purge { before, audit_before: before, dry_run: false, down_to: None };
+        let purge = Purge { audit_before: before, ..Purge::before(before) };
         let purged = self.store.purge(purge).await.unwrap();
         let gone: BTreeSet<SessionId> = self.model.headers.values().map(|header| header.session).collect();
         let gone: BTreeSet<SessionId> =

@@ -55,7 +55,7 @@ async fn completed(fixture: &Fixture, count: usize) -> Vec<MessageId> {
 
 /// Purges until something goes: index files and checkpoints are made by a thread of their own.
 async fn purge(fixture: &Fixture, before: Timestamp, segments: u64) -> Purged {
-    let purge = Purge { before, audit_before: before, dry_run: false, down_to: None };
+    let purge = Purge { audit_before: before, ..Purge::before(before) };
     let mut all = Purged::default();
     for _ in 0..1000 {
         let purged = fixture.store.purge(purge).await.unwrap();
@@ -105,7 +105,7 @@ async fn what_is_old_goes_whole_and_what_is_unfinished_or_young_stays_whole() {
     assert!(before > 6, "{before}");
 
     let cutoff = fixture.clock.now() - Duration::from_secs(5 * DAY);
-    let dry = Purge { before: cutoff, audit_before: Timestamp::MIN, dry_run: true, down_to: None };
+    let dry = Purge { dry_run: true, ..Purge::before(cutoff) };
     let dry = fixture.store.purge(dry).await.unwrap();
     assert_eq!(segments(fixture.path()), before, "{dry:?}");
     let purged = purge(&fixture, cutoff, 4).await;
@@ -157,7 +157,7 @@ async fn audit_events_outlive_the_messages_they_are_about() {
     fixture.advance(10 * DAY);
     completed(&fixture, 60).await;
     let before = fixture.clock.now() - Duration::from_secs(5 * DAY);
-    let purge = Purge { before, audit_before: Timestamp::MIN, dry_run: false, down_to: None };
+    let purge = Purge::before(before);
     for _ in 0..1000 {
         if fixture.store.purge(purge).await.unwrap().segments > 0 {
             break;
@@ -177,7 +177,7 @@ async fn by_size_the_oldest_go_until_the_store_is_small_enough() {
     let fixture = fixture();
     completed(&fixture, 200).await;
     let most = 100 << 10;
-    let purge = |before| Purge { before, audit_before: before, dry_run: false, down_to: Some(most) };
+    let purge = |before| Purge { audit_before: before, ..Purge::down_to(most) };
     fixture.advance(1);
     for _ in 0..1000 {
         fixture.store.purge(purge(fixture.clock.now())).await.unwrap();

@@ -1,0 +1,164 @@
+//! Writing again what lives on, in slices: however much it is, only some of it is in memory.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::judge::{Verdict, outlives};
+use super::{Purge, PurgeError, blocking};
+use crate::event::Event;
+use crate::header::Header;
+use crate::store::bodies::Absent;
+use crate::store::change::Change;
+use crate::store::index::{BodyRow, IndexFile};
+use crate::store::{ReadError, Store};
+
+/// Bodies carried in one transaction.
+const BYTES: u64 = 1 << 20;
+/// Rows carried in one transaction.
+const ROWS: usize = 512;
+/// About how many headers are carried in one slice.
+const SLICE: u64 = if cfg!(test) { 8 } else { 8192 };
+
+/// What is carried at a time: the sessions whose numbers leave this remainder.
+#[derive(Clone, Copy, Debug)]
+struct Slice {
+    of: u64,
+    rest: u64,
+}
+
+/// What of a segment is carried.
+#[derive(Debug, Default)]
+struct Load {
+    headers: Vec<Header>,
+    events: Vec<Event>,
+    bodies: Vec<BodyRow>,
+}
+
+impl Store {
+    /// Writes again what lives on, and waits until that is durable. A body goes with the headers that have it
+    /// in one transaction: so every segment that has a body has a header of it too.
+    pub(super) async fn carry(
+        &self,
+        file: &Arc<IndexFile>,
+        verdict: &Verdict,
+        purge: Purge,
+    ) -> Result<(), PurgeError> {
+        let lives = Arc::new(verdict.lives.clone());
+        let of = verdict.carried.div_ceil(SLICE).max(1);
+        let mut last = 0;
+        for rest in 0..of {
+            let (file, lives) = (file.clone(), lives.clone());
+            let load = blocking(move || load(&file, &lives, purge, Slice { of, rest })).await?;
+            last = self.carry_load(load).await?.max(last);
+        }
+        self.durable(last).await?;
+        Ok(())
+    }
+
+    /// Gives the last transaction.
+    async fn carry_load(&self, load: Load) -> Result<u64, PurgeError> {
+        let mut by_body: HashMap<u64, Vec<Header>> = HashMap::new();
+        for header in load.headers {
+            by_body.entry(header.body_id.map_or(0, |body| body.0)).or_default().push(header);
+        }
+        let (mut changes, mut bytes, mut last) = (Vec::new(), 0, 0);
+        let carried = |header: Header| Change::Carried(Box::new(header));
+        for row in load.bodies {
+            let store = self.clone();
+            let read = blocking(move || {
+                let absent = Absent { place: row.place, kind: Arc::new(row.kind) };
+                match store.read_body(row.id, &absent) {
+                    Ok(body) => Ok(Some((row.id, body))),
+                    // It cannot be read now and will not be readable later: it has been reported.
+                    Err(ReadError::Corrupt { .. }) => Ok(None),
+                    Err(error) => Err(PurgeError::from(error)),
+                }
+            });
+            if let Some((id, body)) = read.await? {
+                bytes += u64::try_from(body.size()).unwrap_or(u64::MAX);
+                changes.push(Change::Body(id, body));
+                changes.extend(by_body.remove(&id.0).into_iter().flatten().map(carried));
+            }
+            if bytes >= BYTES || changes.len() >= ROWS {
+                last = self.write(std::mem::take(&mut changes), std::mem::take(&mut bytes)).await?;
+            }
+        }
+        let rest = by_body.into_values().flatten().map(carried);
+        for change in rest.chain(load.events.into_iter().map(|event| Change::Event(Box::new(event)))) {
+            changes.push(change);
+            if changes.len() >= ROWS {
+                last = self.write(std::mem::take(&mut changes), std::mem::take(&mut bytes)).await?;
+            }
+        }
+        if !changes.is_empty() {
+            last = self.write(changes, bytes).await?;
+        }
+        Ok(last)
+    }
+
+    /// Writes headers as they are at that moment: what one was when its segment ended may be long past.
+    async fn write(&self, mut changes: Vec<Change>, bytes: u64) -> Result<u64, PurgeError> {
+        let permit = self.permit(bytes).await?;
+        loop {
+            let past: HashSet<u64> = {
+                let state = self.0.shared.state();
+                let past = changes.iter_mut().filter_map(|change| match change {
+                    Change::Carried(header) if !header.status.is_final() => {
+                        if let Some(now) = state.stored_header(header.id) {
+                            **header = now;
+                            return None;
+                        }
+                        (!state.waits_beyond(header.id.0)).then_some(header.id.0)
+                    }
+                    _ => None,
+                });
+                let past: HashSet<u64> = past.collect();
+                if past.is_empty() {
+                    return Ok(self.commit(state, permit, self.clock().now(), changes).sequence);
+                }
+                past
+            };
+            // Finished since, and no longer in memory: that does not change any more.
+            let store = self.clone();
+            changes = blocking(move || {
+                let now = |change| match change {
+                    Change::Carried(header) if past.contains(&header.id.0) => {
+                        store.header(header.id).map(|now| Change::Carried(Box::new(now)))
+                    }
+                    change => Some(change),
+                };
+                Ok(changes.into_iter().filter_map(now).collect())
+            })
+            .await?;
+        }
+    }
+}
+
+/// Reads a slice of what lives on.
+fn load(
+    file: &IndexFile,
+    lives: &HashSet<u64>,
+    purge: Purge,
+    slice: Slice,
+) -> Result<Load, PurgeError> {
+    let ours = |session: u64| session % slice.of == slice.rest;
+    let mut load = Load::default();
+    let mut needed: HashSet<u64> = HashSet::new();
+    file.scan_headers(|header, _| {
+        if ours(header.session.0) && lives.contains(&header.session.0) {
+            needed.extend(header.body_id.map(|body| body.0));
+            load.headers.push(header);
+        }
+    })?;
+    file.scan_events(|event| {
+        if ours(event.session.map_or(0, |session| session.0)) && outlives(&event, lives, purge) {
+            load.events.push(event);
+        }
+    })?;
+    file.scan_bodies(|body| {
+        if needed.contains(&body.id.0) {
+            load.bodies.push(body);
+        }
+    })?;
+    Ok(load)
+}
