@@ -284,7 +284,8 @@ impl Store {
             files.sync_dir(folder).map_err(stopped)
         })
         .await?;
-        self.0.shared.state().dropped_before(number + 1);
+        // What expired with this one is known until the next one goes: somebody may be about to resend it.
+        self.0.shared.state().dropped_before(number);
         embedded.disk.look();
         Ok(())
     }

@@ -14,6 +14,12 @@ impl State {
             let (change, guard) = match (&settling.change, settling.guard) {
                 (Change::Move(change), Some(guard)) => (change, guard),
                 (Change::Header(header), _) => {
+                    if let Some(original) = header.resent_from
+                        && self.dead.contains_key(&header.session.0)
+                    {
+                        // Purged since it was looked at: its body is gone, or about to go.
+                        return Err(Conflict::Unknown(original));
+                    }
                     changed.push((header.id, header.status));
                     continue;
                 }

@@ -1,18 +1,22 @@
 //! Random work on a disk that fails at a random moment, several lives in a row. After each the store must
 //! hold exactly the transactions 1 to k, for a k that is not below anything it called durable; every body
-//! byte for byte; queues in order; and no id twice.
+//! byte for byte; queues in order; and no id twice. Purges run beside the work: what they take is finished and
+//! goes whole, and what they said is gone stays gone. Now and then somebody deletes the index, so that it is
+//! made again while all this goes on.
 //!
 //! `SEPTET_POWER_ROUNDS` sets how many seeds are tried, `SEPTET_POWER_SEED` tries one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use jiff::Timestamp;
+use tokio::task::JoinHandle;
 
 use super::sim::{Faults, Random, SimFiles};
-use super::support::{header, item, manual_clock};
+use super::support::{header, item, manual_clock, until_complete};
 use crate::body::{self, Body};
 use crate::clock::ManualClock;
 use crate::config::settings::Secret;
@@ -20,28 +24,34 @@ use crate::event::{Level, NewEvent};
 use crate::fault::Fault;
 use crate::header::Status;
 use crate::host::{Keep as _, KeepFamily};
-use crate::id::{BodyId, MessageId};
+use crate::files::Files as _;
+use crate::id::{BodyId, MessageId, SessionId};
 use crate::store::offline::{Keys, OfflineError, check};
 use crate::store::{
-    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Store, Transaction,
-    Transition,
+    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Purge, PurgeError, Purged,
+    Store, Transaction, Transition,
 };
 
 /// What one transaction did, as a simple model sees it.
 #[derive(Clone, Debug)]
 enum Effect {
-    Received { id: u64, body: u64, text: Bytes, target: &'static str },
+    Received { id: u64, session: SessionId, body: u64, text: Bytes, target: &'static str },
     Moved { id: u64, to: Status },
     Kept { key: String, value: Option<Bytes> },
     Event { text: String },
+    /// A purge took these.
+    Purged { messages: Vec<u64>, events: Vec<String> },
 }
 
 /// What should be there.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Model {
     messages: BTreeMap<u64, (&'static str, Status, u64, Bytes)>,
+    sessions: BTreeMap<u64, SessionId>,
     kept: BTreeMap<String, Bytes>,
     events: Vec<String>,
+    /// Completed and failed at each target, also what has been purged since.
+    done: BTreeMap<&'static str, (u64, u64)>,
 }
 
 impl Model {
@@ -49,10 +59,17 @@ impl Model {
         let mut model = Model::default();
         for effect in effects.iter().flatten().cloned() {
             match effect {
-                Effect::Received { id, body, text, target } => {
+                Effect::Received { id, session, body, text, target } => {
+                    model.sessions.insert(id, session);
                     model.messages.insert(id, (target, Status::Queued, body, text));
                 }
-                Effect::Moved { id, to } => model.messages.get_mut(&id).unwrap().1 = to,
+                Effect::Moved { id, to } => {
+                    let message = model.messages.get_mut(&id).unwrap();
+                    message.1 = to;
+                    let done = model.done.entry(message.0).or_default();
+                    done.0 += u64::from(to == Status::Completed);
+                    done.1 += u64::from(to == Status::Error);
+                }
                 Effect::Kept { key, value: Some(value) } => {
                     model.kept.insert(key, value);
                 }
@@ -60,6 +77,10 @@ impl Model {
                     model.kept.remove(&key);
                 }
                 Effect::Event { text } => model.events.push(text),
+                Effect::Purged { messages, events } => {
+                    messages.iter().for_each(|id| drop(model.messages.remove(id)));
+                    model.events.retain(|text| !events.contains(text));
+                }
             }
         }
         model
@@ -67,6 +88,9 @@ impl Model {
 }
 
 const TARGETS: [&str; 2] = ["out", "other"];
+
+/// A purge beside the work.
+type Purging = JoinHandle<Result<Purged, PurgeError>>;
 
 /// One store over several lives.
 struct World {
@@ -79,6 +103,8 @@ struct World {
     /// What each transaction did, in order: the first has sequence 1.
     effects: Vec<Vec<Effect>>,
     durable: usize,
+    /// Before which transaction the first purge began whose traces may still be seen.
+    purged_from: Option<usize>,
     highest_id: u64,
     /// What happened, for whoever has to find out why.
     story: Vec<String>,
@@ -99,9 +125,21 @@ impl World {
             segment_size,
             effects: Vec::new(),
             durable: 0,
+            purged_from: None,
             highest_id: 0,
             story: Vec::new(),
         }
+    }
+
+    /// Somebody deletes the index while the store is closed: it costs its rebuild.
+    fn delete_index(&mut self) {
+        self.story.push("the index is deleted".to_owned());
+        self.files.set_faults(Faults::default());
+        let folder = Path::new("/store/index");
+        for name in self.files.list(folder).unwrap() {
+            self.files.remove(&folder.join(name)).unwrap();
+        }
+        self.files.sync_dir(folder).unwrap();
     }
 
     fn open(&self) -> Result<Store, OpenError> {
@@ -125,7 +163,14 @@ impl World {
             Ok(report) => {
                 assert!(report.is_sound(), "{:#?} after {:#?}", report.problems, self.story);
                 let there = usize::try_from(report.counts.transactions).unwrap();
-                assert!(there >= self.durable, "{there} of {} are there: {:#?}", self.durable, self.story);
+                let begun = self.files.list(Path::new("/store/journal")).unwrap();
+                let whole = begun.contains(&"0000000001.seg".to_owned());
+                assert!(
+                    !whole || there >= self.durable,
+                    "{there} of {} are there: {:#?}",
+                    self.durable,
+                    self.story
+                );
             }
             // It was cut before there was anything.
             Err(OfflineError::NoStore { .. }) => assert_eq!(self.durable, 0),
@@ -139,13 +184,35 @@ impl World {
 
     /// Works until the disk fails (`true`) or enough has been done.
     async fn work(&mut self, store: &Store, steps: u64) -> bool {
+        let mut purging = None;
+        let mut failed = self.work_beside(store, steps, &mut purging).await;
+        if let Some(purging) = purging {
+            let purged = purging.await.unwrap();
+            failed |= self.purged(store, purged).await;
+        }
+        let made = usize::try_from(store.state().sequence).unwrap();
+        self.effects.resize(made.max(self.effects.len()), Vec::new());
+        failed
+    }
+
+    async fn work_beside(&mut self, store: &Store, steps: u64, purging: &mut Option<Purging>) -> bool {
         let mut leases: Vec<Lease> = Vec::new();
         for _ in 0..steps {
+            if purging.is_none() && self.random.one_in(20) {
+                *purging = Some(self.purge(store));
+            }
+            if purging.as_ref().is_some_and(JoinHandle::is_finished)
+                && let Some(purging) = purging.take()
+                && self.purged(store, purging.await.unwrap()).await
+            {
+                return true;
+            }
             let (ops, effects) = self.step(store, &mut leases);
             let Ok(permit) = store.reserve(Class::Completion, 0).await else { return true };
             let committed = store.submit(permit, Transaction::new(ops)).unwrap();
+            // What is in between, the purge has written.
+            self.effects.resize(usize::try_from(committed.sequence).unwrap() - 1, Vec::new());
             self.effects.push(effects);
-            assert_eq!(committed.sequence, self.effects.len() as u64);
             if self.random.one_in(3) {
                 match store.durable(committed.sequence).await {
                     Ok(receipt) => self.durable = usize::try_from(receipt.sequence()).unwrap(),
@@ -154,6 +221,71 @@ impl World {
             }
         }
         false
+    }
+
+    /// Begins to purge everything that is finished, beside the work.
+    fn purge(&mut self, store: &Store) -> Purging {
+        self.purged_from.get_or_insert(self.effects.len());
+        let purge = match self.random.below(4) {
+            0 => Purge::down_to(self.segment_size * 3),
+            1 => Purge { roll_before: Timestamp::MIN, ..Purge::before(Timestamp::MAX) },
+            _ => Purge::before(Timestamp::MAX),
+        };
+        self.story.push(format!("purge at {}: {purge:?}", self.effects.len()));
+        let store = store.clone();
+        tokio::spawn(async move { store.purge(purge).await })
+    }
+
+    /// What a purge took before it ended well is gone for good. `true` when the disk has failed.
+    async fn purged(&mut self, store: &Store, purged: Result<Purged, PurgeError>) -> bool {
+        self.story.push(format!("{purged:?} at {}", self.effects.len()));
+        let purged = match purged {
+            Ok(purged) => purged,
+            Err(error) => return error != PurgeError::Memory,
+        };
+        if purged.messages == 0 && purged.segments == 0 {
+            return false;
+        }
+        self.durable = self.durable.max(usize::try_from(store.0.shared.durable.synced()).unwrap());
+        self.effects.resize(self.effects.len().max(self.durable), Vec::new());
+        let (messages, events) = self.missing(store, &Model::of(&self.effects)).await;
+        assert!(messages.len() as u64 >= purged.messages, "{purged:?} and {messages:?} are gone");
+        if let Some(last) = self.durable.checked_sub(1) {
+            self.effects[last].push(Effect::Purged { messages, events });
+        }
+        false
+    }
+
+    /// What a purge has taken of what there was.
+    async fn missing(&self, store: &Store, expected: &Model) -> (Vec<u64>, Vec<String>) {
+        until_complete(store).await;
+        let there = store.search(&MessageFilter::default(), None, 1_000_000).await.unwrap().entries;
+        let there: BTreeSet<u64> = there.iter().map(|header| header.id.0).collect();
+        let messages = expected.messages.iter().filter(|(id, _)| !there.contains(id));
+        let messages: Vec<u64> = messages
+            .map(|(id, message)| {
+                assert!(message.1.is_final(), "{id} was {:?} and is gone: {:#?}", message.1, self.story);
+                *id
+            })
+            .collect();
+        let there = store.events(&EventFilter::default(), None, 1_000_000).unwrap().entries;
+        let there: BTreeSet<String> = there.into_iter().map(|event| event.text).collect();
+        let events = expected.events.iter().filter(|text| !there.contains(*text));
+        let events: Vec<String> = events
+            .map(|text| {
+                assert!(!text.contains("looked"), "{text} is an audit event and gone: {:#?}", self.story);
+                text.clone()
+            })
+            .collect();
+        let may = self.purged_from.is_some_and(|from| from < self.effects.len());
+        assert!(may || (messages.is_empty() && events.is_empty()), "nothing was purged: {:#?}", self.story);
+        for id in &messages {
+            assert_eq!(store.header(MessageId(*id)), None);
+            let session = expected.sessions[id];
+            assert!(store.session(session).is_empty(), "half of {session:?} is gone: {:#?}", self.story);
+            assert!(store.session_events(session).iter().all(|event| event.who.is_some()));
+        }
+        (messages, events)
     }
 
     fn step(&mut self, store: &Store, leases: &mut Vec<Lease>) -> (Vec<Op>, Vec<Effect>) {
@@ -184,8 +316,16 @@ impl World {
                 (vec![op], vec![Effect::Kept { key, value }])
             }
             _ => {
-                let text = format!("event {}", self.random.below(1000));
-                let event = NewEvent::new(Level::Info, "trace", text.clone()).detail("foreign");
+                let number = self.effects.len();
+                let (text, who) = match self.random.one_in(3) {
+                    true => (format!("looked {number}"), Some("anna")),
+                    false => (format!("event {number}"), None),
+                };
+                let mut event = NewEvent::new(Level::Info, "trace", text.clone()).detail("foreign");
+                event.who = who.map(str::to_owned);
+                if let Some(Effect::Received { id, session, .. }) = self.effects.iter().flatten().next_back() {
+                    event = event.message(*session, MessageId(*id));
+                }
                 (vec![Op::Event(event)], vec![Effect::Event { text }])
             }
         }
@@ -202,16 +342,19 @@ impl World {
         let text = self.text();
         let body = BodyId(store.next_id());
         ops.push(Op::Body(body, Body::new("ADT^A01", body::HL7, None, text.clone())));
+        let mut session = None;
         for target in TARGETS.into_iter().take(1 + self.random.below(2) as usize) {
             let mut header = header(store, "lis", target, jiff::Timestamp::UNIX_EPOCH);
+            header.session = *session.get_or_insert(header.session);
             header.body_id = Some(body);
             header.size = text.len() as u64;
             header.keys = [("mrn".into(), "4711".to_owned())].into();
             let id = header.id.0;
             assert!(id > self.highest_id, "id {id} was given before");
             self.highest_id = id;
+            let session = header.session;
             ops.push(Op::Header(Box::new(header)));
-            effects.push(Effect::Received { id, body: body.0, text: text.clone(), target });
+            effects.push(Effect::Received { id, session, body: body.0, text: text.clone(), target });
         }
         (ops, effects)
     }
@@ -224,12 +367,14 @@ impl World {
         assert!(k <= self.effects.len(), "{k} transactions are there, {} were made", self.effects.len());
         self.effects.truncate(k);
         self.durable = k;
+        // A purge that was cut short may have taken something.
+        let (messages, events) = self.missing(store, &Model::of(&self.effects)).await;
+        if let Some(last) = self.effects.last_mut() {
+            last.push(Effect::Purged { messages, events });
+        }
+        self.purged_from = None;
         let expected = Model::of(&self.effects);
         let mut found = Model::default();
-        // An index file that the cut took is made again.
-        while store.search(&MessageFilter::default(), None, 1).await.unwrap().lag_ms > 0 {
-            tokio::task::yield_now().await;
-        }
         for header in store.search(&MessageFilter::default(), None, 1_000_000).await.unwrap().entries {
             let body = header.body_id.unwrap();
             let bytes = store.body(body).await.unwrap().bytes().clone();
@@ -248,14 +393,14 @@ impl World {
         );
         assert_eq!(expected.kept, found.kept);
         assert_eq!(expected.events, found.events, "{:#?}", self.story);
+        let done = |target| expected.done.get(target).copied().unwrap_or_default();
         for target in TARGETS {
             let of =
                 |status: Status| expected.messages.values().filter(move |m| m.0 == target && m.1 == status);
             let counts = store.counts(&item(target));
             let suspended = of(Status::Suspended).count() as u64;
             assert_eq!((counts.queued, counts.suspended), (of(Status::Queued).count() as u64, suspended));
-            assert_eq!(counts.completed, of(Status::Completed).count() as u64);
-            assert_eq!(counts.errors, of(Status::Error).count() as u64);
+            assert_eq!((counts.completed, counts.errors), done(target));
             let head = store
                 .queues()
                 .into_iter()
@@ -275,6 +420,9 @@ fn brief(model: &Model) -> Vec<(u64, &'static str, Status, usize)> {
 async fn lives(seed: u64) {
     let mut world = World::new(seed);
     for _ in 0..4 {
+        if world.random.one_in(5) {
+            world.delete_index();
+        }
         let power = Some(world.random.below(400));
         let sync = world.random.one_in(4).then(|| world.random.below(60));
         // Now and then somebody else has filled the disk while the store was closed.
