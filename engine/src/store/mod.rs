@@ -324,13 +324,25 @@ impl Store {
     fn bring_back(&self, conflict: Conflict) -> Result<(), Conflict> {
         let Conflict::Unknown(id) = conflict else { return Err(conflict) };
         let shared = &self.0.shared;
-        let absent = shared.state().absent(id);
-        let (Some((_, reference)), Some(embedded)) = (absent, &self.0.embedded) else { return Err(conflict) };
-        let references = [reference];
-        let loaded = pager::load(&references, &embedded.readers, &shared.vault);
-        let mut state = shared.state();
-        loaded.enter(&references, &mut state, &shared.bodies);
-        if state.rows.contains_key(&id.0) { Ok(()) } else { Err(conflict) }
+        let Some(embedded) = &self.0.embedded else { return Err(conflict) };
+        let mut frame = None;
+        loop {
+            let absent = shared.state().absent(id);
+            let Some((_, reference)) = absent.filter(|(_, now)| frame.is_none() || now.frame != frame) else {
+                // It may have come back by itself meanwhile.
+                let back = shared.state().rows.contains_key(&id.0);
+                return if back { Ok(()) } else { Err(conflict) };
+            };
+            // Tried again where a purge has carried it to another place meanwhile.
+            frame = reference.frame;
+            let references = [reference];
+            let loaded = pager::load(&references, &embedded.readers, &shared.vault);
+            let mut state = shared.state();
+            loaded.enter(&references, &mut state, &shared.bodies);
+            if state.rows.contains_key(&id.0) {
+                return Ok(());
+            }
+        }
     }
 
     /// Returns when everything up to `sequence` is on stable storage.

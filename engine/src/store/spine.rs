@@ -92,6 +92,15 @@ impl Spine {
         chunks.take(1).chain(returned).min()
     }
 
+    /// A position that no message is or was behind, as far as is known.
+    pub(super) fn last_position(&self) -> Option<u64> {
+        let last = self.chunks.back().and_then(|chunk| {
+            let last = chunk.entries.last();
+            last.map(|entry| chunk.base_position + u64::from(entry.position))
+        });
+        last.max(self.returned.last_key_value().map(|(position, _)| *position))
+    }
+
     /// The first messages, in order.
     pub(super) fn first(&self, most: usize) -> Vec<Reference> {
         let mut first: Vec<Reference> =

@@ -195,12 +195,7 @@ impl Store {
     }
 
     /// Searches bodies that lie close together.
-    fn search_run(
-        &self,
-        readers: &Readers,
-        run: &Run,
-        looking: &mut Looking<'_>,
-    ) -> Result<(), ReadError> {
+    fn search_run(&self, readers: &Readers, run: &Run, looking: &mut Looking<'_>) -> Result<(), ReadError> {
         let Some((first, place)) = run.bodies.first() else { return Ok(()) };
         let read = match readers.bytes(place.segment, run.start, run.end.saturating_sub(run.start)) {
             Ok(read) => read,

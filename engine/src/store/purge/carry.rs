@@ -1,6 +1,6 @@
 //! Writing again what lives on, in slices: however much it is, only some of it is in memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::judge::{Verdict, outlives};
@@ -57,7 +57,7 @@ impl Store {
 
     /// Gives the last transaction.
     async fn carry_load(&self, load: Load) -> Result<u64, PurgeError> {
-        let mut by_body: HashMap<u64, Vec<Header>> = HashMap::new();
+        let mut by_body: BTreeMap<u64, Vec<Header>> = BTreeMap::new();
         for header in load.headers {
             by_body.entry(header.body_id.map_or(0, |body| body.0)).or_default().push(header);
         }
@@ -135,12 +135,7 @@ impl Store {
 }
 
 /// Reads a slice of what lives on.
-fn load(
-    file: &IndexFile,
-    lives: &HashSet<u64>,
-    purge: Purge,
-    slice: Slice,
-) -> Result<Load, PurgeError> {
+fn load(file: &IndexFile, lives: &HashSet<u64>, purge: Purge, slice: Slice) -> Result<Load, PurgeError> {
     let ours = |session: u64| session % slice.of == slice.rest;
     let mut load = Load::default();
     let mut needed: HashSet<u64> = HashSet::new();

@@ -163,11 +163,7 @@ impl Store {
     }
 
     /// What memory knows of sessions, and those of them that it knows to live on.
-    fn in_memory(
-        &self,
-        sessions: &mut HashMap<u64, Found>,
-        unfinished: &[(u64, u64)],
-    ) -> HashSet<u64> {
+    fn in_memory(&self, sessions: &mut HashMap<u64, Found>, unfinished: &[(u64, u64)]) -> HashSet<u64> {
         let mut lives = HashSet::new();
         let ids: Vec<u64> = sessions.keys().copied().collect();
         for step in ids.chunks(STEP) {

@@ -21,9 +21,8 @@ impl Store {
         if since < purge.roll_before.as_microsecond() {
             self.roll(embedded).await;
         }
-        let old = |file: &&Arc<IndexFile>| {
-            file.meta().coverage.part == 0 && self.is_old(embedded, file, purge)
-        };
+        let old =
+            |file: &&Arc<IndexFile>| file.meta().coverage.part == 0 && self.is_old(embedded, file, purge);
         let newest = embedded.index.files().iter().filter(old).map(|file| file.meta().coverage.segment).max();
         let mut covered = self.covered(embedded, false).await;
         let Some(newest) = newest.filter(|newest| *newest >= covered) else { return Ok(covered) };

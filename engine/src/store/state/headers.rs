@@ -108,7 +108,7 @@ impl State {
             // Where the journal begins behind its birth.
             None => {
                 self.fresh.born.push(sequence, id);
-                self.enter(header.id, row, touched);
+                self.put_in_line(header.id, row, touched);
             }
         }
     }
@@ -137,7 +137,9 @@ impl State {
 
     pub(super) fn move_header(&mut self, change: &Move, sequence: u64, at: Timestamp, touched: &mut Touched) {
         let id = change.id;
-        let Some(row) = self.rows.get_mut(&id.0).map(Arc::make_mut) else { return };
+        let Some(row) = self.rows.get_mut(&id.0).map(Arc::make_mut) else {
+            return self.move_absent(change, at);
+        };
         let before = row.status;
         self.leases.remove(&id.0);
         row.change(change, sequence, at);
@@ -186,5 +188,41 @@ impl State {
         if item.is_low(window) {
             self.low.insert(target);
         }
+    }
+
+    /// What became of a message that waited and cannot be read: its segment is damaged, or has been purged since
+    /// the checkpoint that folding began with. Where it lives on, it comes again as one that was carried.
+    fn move_absent(&mut self, change: &Move, at: Timestamp) {
+        let Some((number, reference)) = self.absent(change.id).filter(|_| change.to != Status::Queued) else {
+            return;
+        };
+        let window = self.window();
+        let item = item(&mut self.items, number);
+        item.spine.remove(reference.position);
+        let error = change.error.as_ref().and_then(Option::as_ref);
+        item.finished(change.to, Some(at).into(), error);
+        if item.is_low(window) {
+            self.low.insert(number);
+        }
+    }
+
+    /// Puts a waiting message, whose birth is not in the journal any more, to its place in its queue.
+    fn put_in_line(&mut self, id: MessageId, row: Row, touched: &mut Touched) {
+        let Some(target) = row.target().filter(|_| (row.kind, row.status) == (Kind::Request, Status::Queued))
+        else {
+            return self.enter(id, row, touched);
+        };
+        let item = item(&mut self.items, target);
+        let ahead = item.spine.last_position().is_none_or(|last| last < row.position);
+        if ahead {
+            return self.enter(id, row, touched);
+        }
+        match item.spine.first_position().is_some_and(|first| first <= row.position) {
+            true => item.spine.give_back(row.position, id.0),
+            false => item.queue.push(entry(id, &row)),
+        }
+        touched.push(item.ready.clone());
+        self.saw(id.0);
+        self.keep_row(id.0, Arc::new(row));
     }
 }

@@ -258,12 +258,13 @@ impl State {
         let window = self.window();
         let item = item(&mut self.items, page.item);
         for reference in &page.references {
-            if reference.frame.is_none()
-                && item.spine.holds(reference.position)
-                && !self.rows.contains_key(&reference.id)
-            {
-                // It was in memory when the page was made and has left it since: it has a frame now, and comes
-                // with the next page. Nothing behind it may go first.
+            let moved = match item.spine.get(reference.position) {
+                Some(now) => reference.frame.is_none() || now.frame != reference.frame,
+                None => reference.frame.is_none() && item.spine.holds(reference.position),
+            };
+            if moved && !self.rows.contains_key(&reference.id) {
+                // It was in memory when the page was made and has left it since, or a purge has carried it: it has
+                // a frame now, and comes with the next page. Nothing behind it may go first.
                 break;
             }
             if !item.spine.remove(reference.position) {

@@ -16,31 +16,48 @@ use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
 use super::sim::{Faults, Random, SimFiles};
-use super::support::{header, item, manual_clock, until_complete};
+use super::support::{header, item, manual_clock};
 use crate::body::{self, Body};
 use crate::clock::ManualClock;
 use crate::config::settings::Secret;
 use crate::event::{Level, NewEvent};
 use crate::fault::Fault;
+use crate::files::Files as _;
 use crate::header::Status;
 use crate::host::{Keep as _, KeepFamily};
-use crate::files::Files as _;
 use crate::id::{BodyId, MessageId, SessionId};
 use crate::store::offline::{Keys, OfflineError, check};
 use crate::store::{
-    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Purge, PurgeError, Purged,
-    Store, Transaction, Transition,
+    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Purge, PurgeError,
+    Purged, Store, Transaction, Transition,
 };
 
 /// What one transaction did, as a simple model sees it.
 #[derive(Clone, Debug)]
 enum Effect {
-    Received { id: u64, session: SessionId, body: u64, text: Bytes, target: &'static str },
-    Moved { id: u64, to: Status },
-    Kept { key: String, value: Option<Bytes> },
-    Event { text: String },
+    Received {
+        id: u64,
+        session: SessionId,
+        body: u64,
+        text: Bytes,
+        target: &'static str,
+    },
+    Moved {
+        id: u64,
+        to: Status,
+    },
+    Kept {
+        key: String,
+        value: Option<Bytes>,
+    },
+    Event {
+        text: String,
+    },
     /// A purge took these.
-    Purged { messages: Vec<u64>, events: Vec<String> },
+    Purged {
+        messages: Vec<u64>,
+        events: Vec<String>,
+    },
 }
 
 /// What should be there.
@@ -248,7 +265,9 @@ impl World {
         }
         self.durable = self.durable.max(usize::try_from(store.0.shared.durable.synced()).unwrap());
         self.effects.resize(self.effects.len().max(self.durable), Vec::new());
-        let (messages, events) = self.missing(store, &Model::of(&self.effects)).await;
+        let Some((messages, events)) = self.missing(store, &Model::of(&self.effects)).await else {
+            return true;
+        };
         assert!(messages.len() as u64 >= purged.messages, "{purged:?} and {messages:?} are gone");
         if let Some(last) = self.durable.checked_sub(1) {
             self.effects[last].push(Effect::Purged { messages, events });
@@ -256,9 +275,17 @@ impl World {
         false
     }
 
-    /// What a purge has taken of what there was.
-    async fn missing(&self, store: &Store, expected: &Model) -> (Vec<u64>, Vec<String>) {
-        until_complete(store).await;
+    /// What a purge has taken of what there was; `None` when the disk has failed while the index was made again.
+    async fn missing(&self, store: &Store, expected: &Model) -> Option<(Vec<u64>, Vec<String>)> {
+        while store.search(&MessageFilter::default(), None, 1).await.unwrap().lag_ms > 0 {
+            if self.files.has_failed() {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        if self.files.has_failed() {
+            return None;
+        }
         let there = store.search(&MessageFilter::default(), None, 1_000_000).await.unwrap().entries;
         let there: BTreeSet<u64> = there.iter().map(|header| header.id.0).collect();
         let messages = expected.messages.iter().filter(|(id, _)| !there.contains(id));
@@ -285,7 +312,7 @@ impl World {
             assert!(store.session(session).is_empty(), "half of {session:?} is gone: {:#?}", self.story);
             assert!(store.session_events(session).iter().all(|event| event.who.is_some()));
         }
-        (messages, events)
+        Some((messages, events))
     }
 
     fn step(&mut self, store: &Store, leases: &mut Vec<Lease>) -> (Vec<Op>, Vec<Effect>) {
@@ -323,7 +350,8 @@ impl World {
                 };
                 let mut event = NewEvent::new(Level::Info, "trace", text.clone()).detail("foreign");
                 event.who = who.map(str::to_owned);
-                if let Some(Effect::Received { id, session, .. }) = self.effects.iter().flatten().next_back() {
+                if let Some(Effect::Received { id, session, .. }) = self.effects.iter().flatten().next_back()
+                {
                     event = event.message(*session, MessageId(*id));
                 }
                 (vec![Op::Event(event)], vec![Effect::Event { text }])
@@ -368,7 +396,7 @@ impl World {
         self.effects.truncate(k);
         self.durable = k;
         // A purge that was cut short may have taken something.
-        let (messages, events) = self.missing(store, &Model::of(&self.effects)).await;
+        let Some((messages, events)) = self.missing(store, &Model::of(&self.effects)).await else { return };
         if let Some(last) = self.effects.last_mut() {
             last.push(Effect::Purged { messages, events });
         }
@@ -420,13 +448,15 @@ fn brief(model: &Model) -> Vec<(u64, &'static str, Status, usize)> {
 async fn lives(seed: u64) {
     let mut world = World::new(seed);
     for _ in 0..4 {
-        if world.random.one_in(5) {
+        let rebuilds = world.random.one_in(4);
+        if rebuilds {
             world.delete_index();
         }
         let power = Some(world.random.below(400));
         let sync = world.random.one_in(4).then(|| world.random.below(60));
         // Now and then somebody else has filled the disk while the store was closed.
-        let full = world.random.one_in(4).then(|| world.files.used() + world.random.below(2048));
+        let full =
+            (!rebuilds && world.random.one_in(4)).then(|| world.files.used() + world.random.below(2048));
         world.files.set_faults(Faults { power, sync, capacity: full, ..Faults::default() });
         world.story.push(format!("power {power:?}, sync {sync:?}, capacity {full:?}"));
         let steps = 1 + world.random.below(200);

@@ -60,6 +60,8 @@ struct World {
     pending_names: Vec<(PathBuf, Option<usize>)>,
     faults: Faults,
     off: bool,
+    /// The power went, or a sync failed.
+    failed: bool,
     syncs: u64,
     lock: Arc<AtomicBool>,
 }
@@ -104,7 +106,7 @@ impl World {
         }
         if let Some(left) = &mut self.faults.power {
             if *left == 0 {
-                self.off = true;
+                (self.off, self.failed) = (true, true);
                 return Ok(false);
             }
             *left -= 1;
@@ -137,6 +139,11 @@ impl SimFiles {
 
     pub(crate) fn set_faults(&self, faults: Faults) {
         self.world().faults = faults;
+    }
+
+    /// Whether the power has gone or a sync has failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.world().failed
     }
 
     /// How many files have been synced so far, or are being synced.
@@ -389,6 +396,7 @@ impl File for SimFile {
             }
             None => false,
         };
+        world.failed |= fails;
         let inode = &mut world.inodes[self.inode];
         let pending = std::mem::take(&mut inode.pending);
         if fails {
