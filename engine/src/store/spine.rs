@@ -92,6 +92,15 @@ impl Spine {
         chunks.take(1).chain(returned).min()
     }
 
+    /// A message is being written again: where it was, it may soon be no more.
+    pub(super) fn unplace(&mut self, position: u64) {
+        if let Some((chunk, index)) = self.at(position)
+            && let Some(chunk) = self.chunks.get_mut(chunk)
+        {
+            Arc::make_mut(chunk).unplace(index);
+        }
+    }
+
     /// A position that no message is or was behind, as far as is known.
     pub(super) fn last_position(&self) -> Option<u64> {
         let last = self.chunks.back().and_then(|chunk| {

@@ -98,6 +98,13 @@ impl Chunk {
         self.entries.iter().filter(|entry| entry.live).map(|entry| self.reference(entry))
     }
 
+    /// Where a message was, it may soon be no more.
+    pub(super) fn unplace(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index) {
+            entry.frame = Spot::NOWHERE;
+        }
+    }
+
     pub(super) fn place(&mut self, index: usize, frame: Spot, body: Option<&(Place, Arc<Description>)>) {
         let kind = body.and_then(|(place, kind)| {
             let spot = Spot::new(place.segment, place.offset)?;

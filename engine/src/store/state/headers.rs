@@ -86,6 +86,7 @@ impl State {
             }
             let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
             if let Some(target) = beyond {
+                item(&mut self.items, target).spine.unplace(position);
                 self.unplaced.push_back((sequence, target, position, body));
                 self.fresh.spilled.push(sequence, id);
             }
@@ -100,6 +101,7 @@ impl State {
         let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
         match beyond {
             Some(target) => {
+                item(&mut self.items, target).spine.unplace(position);
                 self.unplaced.push_back((sequence, target, position, body));
                 self.fresh.born.push(sequence, id);
                 self.fresh.spilled.push(sequence, id);

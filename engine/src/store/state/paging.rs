@@ -71,11 +71,8 @@ impl State {
 
     /// Final headers that the index should get: of transactions up to `last`, passing over `from`.
     pub(in crate::store) fn settled(&self, last: u64, from: usize, most: usize) -> Step<Header> {
-        // One that is being carried on comes again, with a later transaction.
-        let now = |id: &u64| self.rows.get(id).is_some_and(|row| row.sequence <= last);
-        Step::of(self.fresh.settled.peek(last, from, most), most, |id| {
-            now(&id).then(|| self.header(MessageId(id)))?
-        })
+        // One that is being carried on comes again, with a later transaction; which a crash may yet take back.
+        Step::of(self.fresh.settled.peek(last, from, most), most, |id| self.header(MessageId(id)))
     }
 
     /// Headers that were born unfinished and were so after transaction `last`: all, or those that may leave
