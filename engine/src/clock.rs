@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use jiff::fmt::temporal::DateTimePrinter;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
@@ -24,6 +25,12 @@ pub trait Clock: Send + Sync + fmt::Debug {
         let wait = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
         self.until(self.now().saturating_add(wait).unwrap_or(Timestamp::MAX)).await;
     }
+}
+
+/// A moment as people and programs are shown it: RFC 3339 in UTC, always with six digits of the second.
+pub fn rfc3339(at: Timestamp) -> String {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+    PRINTER.timestamp_to_string(&at)
 }
 
 /// A clock shared by everything of one engine.
@@ -132,6 +139,12 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_moment_is_shown_with_microseconds_also_where_they_end_in_zeros() {
+        let shown = rfc3339(Timestamp::new(1_767_225_600, 120_000_000).unwrap());
+        assert_eq!(shown, "2026-01-01T00:00:00.120000Z");
+    }
 
     #[tokio::test]
     async fn patience_lasts_as_long_as_it_was_last_asked_for() {

@@ -2,20 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use jiff::Timestamp;
-use jiff::fmt::temporal::DateTimePrinter;
 use septet_engine::body::{Body, Format};
+pub(crate) use septet_engine::clock::rfc3339 as time;
 use septet_engine::event::Event;
 use septet_engine::header::{Header, Status};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
-
-/// RFC 3339 in UTC with microseconds.
-pub(crate) fn time(at: Timestamp) -> String {
-    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
-    PRINTER.timestamp_to_string(&at)
-}
 
 /// One leg of a session.
 #[derive(Clone, Debug, Serialize, ToSchema)]

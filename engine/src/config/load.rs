@@ -2,7 +2,7 @@
 //! problem; a plan exists only where there is no error.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use schemars::{JsonSchema, schema_for};
@@ -87,7 +87,7 @@ fn beside(earlier: &[Loaded], later: &mut Loaded) {
     let mut found = Vec::new();
     for other in earlier.iter().filter_map(|loaded| loaded.plan.as_ref()) {
         let name = &other.production.name;
-        if plan.store.path == other.store.path {
+        if plain(&plan.store.path) == plain(&other.store.path) {
             let text = format!("the store {} is that of {name} already", plan.store.path.display());
             found.push(("S0611", "store".to_owned(), text));
         }
@@ -105,6 +105,21 @@ fn beside(earlier: &[Loaded], later: &mut Loaded) {
         later.diagnostics.extend(diagnostics(vec![problem], &later.sources));
         later.plan = None;
     }
+}
+
+/// A path without `.` and `..`, absolute: for comparing.
+fn plain(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.components().fold(PathBuf::new(), |mut plain, component| {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            component => plain.push(component),
+        }
+        plain
+    })
 }
 
 /// Every socket of a plan's enabled items, with its HTTP path and whose it is.

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::body::Body;
+use crate::clock::rfc3339;
 use crate::director::Engine;
 use crate::director::core::Core;
 use crate::director::exchange::{Draft, Leg};
@@ -85,7 +86,7 @@ impl Draft<'_> {
     fn record(&self, alert: &Alert<'_>, id: MessageId) -> Body {
         let mut fields = Map::new();
         fields.insert("id".into(), json!(id));
-        fields.insert("at".into(), json!(self.now));
+        fields.insert("at".into(), json!(rfc3339(self.now)));
         fields.insert("level".into(), json!(alert.level));
         fields.insert("kind".into(), json!(alert.kind));
         if let Some(item) = alert.item {

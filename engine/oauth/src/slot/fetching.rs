@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use septet_engine::clock::rfc3339;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::fault::Fault;
 use septet_engine::host::KeepFamily;
@@ -104,7 +105,7 @@ impl Slot {
             return Err(self.failed(error, item, work).await);
         }
         let token = self.give(&held);
-        let text = format!("{}: token fetched, valid until {}", self.name, held.expires_at);
+        let text = format!("{}: token fetched, valid until {}", self.name, rfc3339(held.expires_at));
         self.event(NewEvent::new(Level::Info, "oauth.fetched", text), item);
         let signed_in = matches!(work, Work::SignIn(_));
         if signed_in && refresh.is_none() {

@@ -180,9 +180,12 @@ fn overrides_are_refused_where_several_productions_run() {
     assert_eq!(codes(&around("")), ["S0212 6:11"]);
     assert_eq!(codes(&around("").replace("127.0.0.1:2575", "127.0.0.1:2576")), Vec::<String>::new());
     let path = dir.path().join("data").display().to_string();
-    assert_eq!(
-        codes(&around("").replace(":2575", ":2576").replace("'data'", &format!("'{path}'"))),
-        ["S0611 3:2"]
-    );
+    let folder = dir.path().file_name().unwrap().display().to_string();
+    for path in [path, format!("../{folder}/./data")] {
+        assert_eq!(
+            codes(&around("").replace(":2575", ":2576").replace("'data'", &format!("'{path}'"))),
+            ["S0611 3:2"]
+        );
+    }
     assert_eq!(load_all(&paths[..1], &classes::registry(), &env)[0].errors(), 0);
 }
