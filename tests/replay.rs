@@ -158,6 +158,12 @@ async fn a_selection_is_exported_as_files_or_as_lines_and_nothing_is_overwritten
     assert!(messages.windows(2).all(|pair| pair[0]["id"].as_u64() > pair[1]["id"].as_u64()), "newest first");
     assert!(messages.iter().all(|message| message["body"]["text"].is_string()));
     assert_eq!(run(&export).status.code(), Some(2), "the file is there already");
+    let never = septet.path("never.ndjson");
+    assert_eq!(
+        run(&["messages", "--no-such", "1", "--export", never.to_str().unwrap()]).status.code(),
+        Some(2)
+    );
+    assert!(!never.exists(), "the same command, mended, can be given again");
     let piped = run(&["messages", "--kind", "request", "--export", "-"]);
     assert_eq!(String::from_utf8_lossy(&piped.stdout).lines().count(), 3);
     let viewed = septet.get("/api/v1/events?kind=message.viewed&limit=1000").await;

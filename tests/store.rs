@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::support::mllp::{Client, Receiver, msa, oru};
-use crate::support::{Septet, free_port};
+use crate::support::{Septet, files_below, free_port};
 
 fn production(inbound: u16, outbound: u16) -> String {
     format!(
@@ -149,4 +149,35 @@ async fn an_export_goes_on_past_a_body_that_cannot_be_read() {
     let said = String::from_utf8(export.stderr).unwrap();
     assert!(said.contains("is damaged at") && said.contains("1 could not be read"), "{said}");
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_follows_copies_what_comes_until_it_is_asked_to_stop() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let _receiver = Receiver::listen(outbound).await;
+    let septet = Septet::start(&production(inbound, outbound)).await;
+    let backup = septet.path("backup");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_septet"));
+    command.args(["store", "backup", "--follow", "--url", &septet.url("")]).arg(&backup);
+    let mut follower = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let copied = async |number: &str| {
+        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        while !files_below(&backup)
+            .iter()
+            .any(|file| std::fs::read(file).is_ok_and(|bytes| contains(&bytes, number.as_bytes())))
+        {
+            assert!(std::time::Instant::now() < deadline, "{number} was not copied");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    send(inbound, 0, 1).await;
+    copied("|M0|").await;
+    send(inbound, 1, 1).await;
+    copied("|M1|").await;
+    std::process::Command::new("kill").arg(follower.id().to_string()).status().unwrap();
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }

@@ -21,8 +21,8 @@ const TOGETHER: usize = 8;
 
 /// Where an export goes.
 enum Destination {
-    /// Lines of JSON, and what the end says about where they went.
-    Lines(BufWriter<Box<dyn Write>>, String),
+    /// Lines of JSON, and the file that they go to; without one, to standard output.
+    Lines(BufWriter<Box<dyn Write>>, Option<PathBuf>),
     /// A file for each message.
     Folder(PathBuf),
 }
@@ -74,6 +74,10 @@ pub(crate) async fn run(client: &Client, filters: Map<String, Value>, destinatio
         stopped => stopped,
     };
     let Tally { written, without_body, lost } = tally;
+    if written == 0 && matches!(ended, Err(Stopped::Api(_))) {
+        // So that the same command can be given again.
+        to.take_back();
+    }
     let mut said = format!("{written} messages exported to {}", to.name());
     if without_body > 0 {
         said = format!("{said}; {without_body} have no body");
@@ -181,20 +185,20 @@ impl Destination {
     fn open(name: &str) -> io::Result<Self> {
         if name == "-" {
             let out: Box<dyn Write> = Box::new(io::stdout());
-            return Ok(Destination::Lines(BufWriter::new(out), "standard output".to_owned()));
+            return Ok(Destination::Lines(BufWriter::new(out), None));
         }
         let path = Path::new(name);
         if name.ends_with('/') || path.is_dir() {
             return Ok(Destination::Folder(path.to_owned()));
         }
         let file: Box<dyn Write> = Box::new(File::options().write(true).create_new(true).open(path)?);
-        Ok(Destination::Lines(BufWriter::new(file), name.to_owned()))
+        Ok(Destination::Lines(BufWriter::new(file), Some(path.to_owned())))
     }
 
     fn name(&self) -> String {
         match self {
-            Destination::Lines(_, name) => name.clone(),
-            Destination::Folder(path) => path.display().to_string(),
+            Destination::Lines(_, None) => "standard output".to_owned(),
+            Destination::Lines(_, Some(path)) | Destination::Folder(path) => path.display().to_string(),
         }
     }
 
@@ -209,6 +213,15 @@ impl Destination {
         match self {
             Destination::Lines(out, _) => writeln!(out, "{message}"),
             Destination::Folder(_) => Ok(()),
+        }
+    }
+
+    /// Removes the file that was made for lines which never came.
+    fn take_back(&self) {
+        if let Destination::Lines(_, Some(path)) = self
+            && path.metadata().is_ok_and(|made| made.is_file() && made.len() == 0)
+        {
+            let _ = std::fs::remove_file(path);
         }
     }
 

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::send::address;
+use super::stop::asked_to_stop;
 use crate::output;
 
 /// The largest message.
@@ -175,7 +176,7 @@ impl Listen {
             enough: CancellationToken::new(),
         });
         let mut connections = tokio::task::JoinSet::new();
-        let interrupt = interrupted();
+        let interrupt = asked_to_stop();
         tokio::pin!(interrupt);
         loop {
             tokio::select! {
@@ -199,22 +200,6 @@ impl Listen {
         shared.report();
         ExitCode::SUCCESS
     }
-}
-
-/// Ctrl-c or SIGTERM.
-async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut term) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 async fn serve(stream: TcpStream, number: u64, shared: Arc<Shared>) {

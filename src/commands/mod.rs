@@ -15,6 +15,7 @@ pub(crate) mod resend;
 pub(crate) mod run;
 pub(crate) mod schema;
 pub(crate) mod send;
+mod stop;
 pub(crate) mod store;
 mod store_backup;
 pub(crate) mod test;

@@ -14,6 +14,7 @@ use septet_engine::store::backup::{self, BackupError, CopiedFile, Manifest};
 use septet_engine::store::offline::{self, KeyState, Keys};
 
 use super::client::{Client, Failure, broken};
+use super::stop::asked_to_stop;
 use crate::output::{error, line};
 
 /// How often a backup that follows looks for more.
@@ -98,11 +99,14 @@ impl Backup {
             }
         };
         let work = self.passes();
-        let stop = tokio::signal::ctrl_c();
         tokio::select! {
             code = work => code,
             // What belongs together is named by the manifest: stopping anywhere is safe.
-            _ = stop => ExitCode::SUCCESS,
+            () = asked_to_stop(), if self.follow => ExitCode::SUCCESS,
+            () = asked_to_stop(), if !self.follow => {
+                error("stopped before all was copied; run it again, and it goes on where it was");
+                ExitCode::from(1)
+            }
         }
     }
 
