@@ -13,7 +13,7 @@ use septet_engine::registry::Facts;
 use septet_oauth::Auth;
 
 use crate::auth::{self, Guard};
-use crate::listeners::{Lease, Mount, lease};
+use crate::listeners::{Lease, Limits, Mount, lease};
 
 /// The settings that HTTP services share.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Endpoint {
     pub(crate) listen: Listen,
     pub(crate) path: String,
     pub(crate) max_message: ByteSize,
-    pub(crate) max_connections: u32,
+    pub(crate) limits: Limits,
     /// How long the body of a request may take.
     pub(crate) patience: Duration,
     pub(crate) auth: Option<Auth>,
@@ -35,7 +35,8 @@ impl Endpoint {
         let mut right = check_path(build, &self.path);
         let limits = [
             ("max_message", self.max_message.get() == 0),
-            ("max_connections", self.max_connections == 0),
+            ("max_connections", self.limits.max_connections == 0),
+            ("idle_timeout", self.limits.idle.is_some_and(|idle| idle.is_zero())),
             (patience, self.patience.is_zero()),
         ];
         for (key, _) in limits.iter().filter(|(_, zero)| *zero) {
@@ -66,7 +67,7 @@ impl Endpoint {
 
     /// Takes the path on the listener.
     fn lease(&self, cx: &ServiceContext) -> Result<Lease, HostFault> {
-        lease(self.listen.get(), &self.path, self.tls.as_ref(), self.max_connections, cx)
+        lease(self.listen.get(), &self.path, self.tls.as_ref(), self.limits, cx)
     }
 }
 

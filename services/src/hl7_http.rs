@@ -20,7 +20,7 @@ use schemars::JsonSchema;
 use septet_engine::body::HL7;
 use septet_engine::config::build::Build;
 use septet_engine::config::settings::ServerTls;
-use septet_engine::config::units::{ByteSize, DurationText, Listen};
+use septet_engine::config::units::{ByteSize, DurationText, Listen, MaybeNever};
 use septet_engine::host::{BusinessService, HostFault, ServiceContext, ServiceFactory};
 use septet_engine::registry::{Built, Factory, ItemClass, ItemKind};
 use septet_hl7::ack::{AckCode, recover_header};
@@ -36,7 +36,7 @@ use crate::hl7_common::{
     AckMode, Answer, Arrival, BatchMode, DuplicatePolicy, Handled, Policy, Receiver, Validate,
     WhenUnavailable, Written,
 };
-use crate::listeners::Mount;
+use crate::listeners::{Limits, Mount};
 use crate::problem::{not_allowed, problem, unavailable};
 
 /// The class, for the table.
@@ -93,6 +93,10 @@ pub(crate) struct Settings {
     /// its header is readable, and the connection is closed.
     #[serde(default = "half_a_minute")]
     frame_timeout: DurationText,
+    /// Connections on which no request comes for this long are closed. Of services that share a listener the
+    /// longest time counts; that of `http` is 30 seconds.
+    #[serde(default)]
+    idle_timeout: MaybeNever,
     /// The charset of messages whose MSH-18 is empty: a name of HL7 Table 0211, or `auto`: UTF-8 where the bytes
     /// are, else windows-1252.
     #[serde(default = "auto")]
@@ -109,7 +113,7 @@ impl Settings {
             listen: self.listen,
             path: self.path.clone(),
             max_message: self.max_message,
-            max_connections: self.max_connections,
+            limits: Limits { max_connections: self.max_connections, idle: self.idle_timeout.get() },
             patience: self.frame_timeout.get(),
             auth: self.auth.clone(),
             tls: self.tls.clone(),

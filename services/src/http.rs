@@ -35,7 +35,7 @@ use crate::bodies::{discard, read_body, unreadable};
 use crate::defaults::{half_a_minute, max_connections, max_message, root};
 use crate::endpoint::{Endpoint, Place};
 use crate::heads::{media_type, parent_session};
-use crate::listeners::Mount;
+use crate::listeners::{Limits, Mount};
 use crate::problem::{not_allowed, problem, unavailable};
 
 /// The class, for the table.
@@ -109,7 +109,7 @@ impl Settings {
             listen: self.listen,
             path: self.path.clone(),
             max_message: self.max_message,
-            max_connections: self.max_connections,
+            limits: Limits::connections(self.max_connections),
             patience: self.request_timeout.get(),
             auth: self.auth.clone(),
             tls: self.tls.clone(),

@@ -9,11 +9,12 @@
 //!
 //! There is no accept task: every serving service accepts from the shared socket and hands the connection
 //! to a task of the listener. A request runs in a task of its own, so that a client that hangs up cancels
-//! nothing half done. Slow clients are bounded: headers must come within [`HEADERS`], bodies are read by
-//! [`crate::bodies`].
+//! nothing half done. Slow clients are bounded: a connection's pace is watched in `connection`, bodies are read
+//! by [`crate::bodies`].
+
+mod connection;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -23,36 +24,24 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::response::Response;
-use http::header::RETRY_AFTER;
-use http::{HeaderValue, Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Request;
 use septet_engine::clock::SharedClock;
 use septet_engine::config::settings::ServerTls;
 use septet_engine::event::{Level, NewEvent};
 use septet_engine::host::{HostFault, ServiceContext};
 use septet_engine::id::ItemName;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use septet_engine::server_tls::Reloading;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::bodies::discard;
-use crate::problem::problem;
-use septet_engine::server_tls::{ClientCertificate, Reloading};
+use connection::connection;
 
-/// How long the headers of a request may take, and how long a connection may be idle between requests.
-const HEADERS: Duration = Duration::from_secs(30);
-/// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The longest request head.
-const HEAD_SIZE: usize = 64 << 10;
+/// How long a connection may wait between requests unless a service says otherwise.
+const IDLE: Duration = Duration::from_secs(30);
 /// Connections waiting to be accepted.
 const BACKLOG: u32 = 1024;
 /// How long connections may take to end once their requests are answered.
@@ -76,6 +65,22 @@ impl Mount for axum::Router {
     }
 }
 
+/// What a service allows the connections of its listener. Of services that share one the most generous decides.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections beyond this number are closed at once.
+    pub max_connections: u32,
+    /// How long a connection may wait between requests; `None` for ever.
+    pub idle: Option<Duration>,
+}
+
+impl Limits {
+    /// So many connections, which wait for the usual time.
+    pub fn connections(max_connections: u32) -> Limits {
+        Limits { max_connections, idle: Some(IDLE) }
+    }
+}
+
 /// All open listeners of this process.
 static OPEN: Mutex<Vec<Weak<Listener>>> = Mutex::new(Vec::new());
 
@@ -92,7 +97,10 @@ struct Shared {
     tls: Option<(ServerTls, Reloading)>,
     routes: Mutex<BTreeMap<String, Route>>,
     connections: TaskTracker,
+    /// The largest that a service allows, like `idle`.
     max_connections: AtomicU32,
+    /// Milliseconds; the largest number is never.
+    idle: AtomicU64,
     closing: CancellationToken,
     clock: SharedClock,
 }
@@ -134,7 +142,7 @@ pub fn lease(
     address: SocketAddr,
     path: &str,
     tls: Option<&ServerTls>,
-    max_connections: u32,
+    limits: Limits,
     cx: &ServiceContext,
 ) -> Result<Lease, HostFault> {
     let listener = match find(address) {
@@ -145,7 +153,7 @@ pub fn lease(
         let text = format!("services that share {address} need the same tls settings");
         return Err(HostFault::new("bind", text));
     }
-    listener.shared.max_connections.fetch_max(max_connections, Ordering::Relaxed);
+    listener.shared.allow(limits);
     let owner = (cx.runtime.production.clone(), cx.item.clone());
     {
         let mut routes = listener.shared.routes();
@@ -191,6 +199,7 @@ fn open(
         routes: Mutex::default(),
         connections: TaskTracker::new(),
         max_connections: AtomicU32::new(0),
+        idle: AtomicU64::new(0),
         closing: CancellationToken::new(),
         clock: cx.runtime.clock.clone(),
     };
@@ -317,6 +326,17 @@ impl Shared {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn allow(&self, limits: Limits) {
+        self.max_connections.fetch_max(limits.max_connections, Ordering::Relaxed);
+        let idle = limits.idle.map_or(u64::MAX, |idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        self.idle.fetch_max(idle, Ordering::Relaxed);
+    }
+
+    fn idle(&self) -> Option<Duration> {
+        let milliseconds = self.idle.load(Ordering::Relaxed);
+        (milliseconds != u64::MAX).then_some(Duration::from_millis(milliseconds))
+    }
+
     /// For the next connection of a TLS listener. Certificates that have changed and cannot be used are an
     /// event, and the ones from before go on.
     fn acceptor(&self, cx: &ServiceContext) -> Option<TlsAcceptor> {
@@ -338,73 +358,4 @@ impl Shared {
         let longest = routes.iter().filter(|(route, _)| below(route)).max_by_key(|(route, _)| route.len());
         longest.map(|(_, route)| route.served.clone())
     }
-}
-
-async fn connection(stream: TcpStream, peer: SocketAddr, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    let _ = stream.set_nodelay(true);
-    let Some(acceptor) = acceptor else {
-        return requests(stream, peer, None, &shared).await;
-    };
-    let shaken = tokio::select! {
-        shaken = acceptor.accept(stream) => shaken,
-        () = shared.clock.sleep(HANDSHAKE) => return,
-        () = shared.closing.cancelled() => return,
-    };
-    if let Ok(stream) = shaken {
-        let certificate = ClientCertificate::of(stream.get_ref().1);
-        requests(stream, peer, certificate, &shared).await;
-    }
-}
-
-async fn requests<S: AsyncRead + AsyncWrite + Unpin + Send>(
-    stream: S,
-    peer: SocketAddr,
-    certificate: Option<ClientCertificate>,
-    shared: &Arc<Shared>,
-) {
-    let service = service_fn(|mut request: Request<Incoming>| {
-        if let Some(certificate) = certificate {
-            request.extensions_mut().insert(certificate);
-        }
-        dispatch(shared.clone(), peer, request)
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS).max_header_size(HEAD_SIZE).half_close(true);
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    // How a connection ends is the client's affair: every request was answered or given up by then.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = shared.closing.cancelled() => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
-}
-
-async fn dispatch(
-    shared: Arc<Shared>,
-    peer: SocketAddr,
-    request: Request<Incoming>,
-) -> Result<Response, Infallible> {
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(ConnectInfo(peer));
-    let Some(route) = shared.route(request.uri().path()) else {
-        discard_request(request, &shared.clock).await;
-        return Ok(problem(StatusCode::NOT_FOUND, "nothing is served at this path", None));
-    };
-    let Some(Served { mount, requests, cx, .. }) = route else {
-        discard_request(request, &shared.clock).await;
-        let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "the service is not running", None);
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
-        return Ok(response);
-    };
-    let answer = requests.spawn(async move { mount.handle(request).await });
-    Ok(answer.await.unwrap_or_else(|_| {
-        cx.event(NewEvent::new(Level::Error, "item.error", "a request ended in a panic"));
-        problem(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled", None)
-    }))
-}
-
-async fn discard_request(request: Request<Body>, clock: &SharedClock) {
-    let (parts, body) = request.into_parts();
-    discard(&parts.headers, body, clock).await;
 }

@@ -214,6 +214,55 @@ async fn a_body_that_trickles_is_stored_as_rejected_and_answered() {
     bench.end().await;
 }
 
+/// Sends a message and reads until its acknowledgement is there.
+async fn ask(socket: &mut TcpStream, id: &str) {
+    let message = message("ADT^A01", id);
+    let head = format!("POST /hl7 HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", message.len());
+    socket.write_all(format!("{head}{message}").as_bytes()).await.unwrap();
+    let (mut answer, wanted) = (Vec::new(), format!("MSA|AA|{id}"));
+    while !String::from_utf8_lossy(&answer).contains(&wanted) {
+        assert_ne!(socket.read_buf(&mut answer).await.unwrap(), 0, "the connection was closed");
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_only_where_that_is_asked_for() {
+    let patient = bench(json!({})).await;
+    let mut socket = TcpStream::connect(patient.address).await.unwrap();
+    ask(&mut socket, "M1").await;
+    patient.desk.clock.advance(Duration::from_secs(86_400));
+    ask(&mut socket, "M2").await;
+    patient.end().await;
+
+    let hasty = bench(json!({ "idle_timeout": "5m" })).await;
+    let mut socket = TcpStream::connect(hasty.address).await.unwrap();
+    ask(&mut socket, "M1").await;
+    hasty.desk.clock.advance(Duration::from_secs(299));
+    ask(&mut socket, "M2").await;
+    hasty.desk.clock.advance(Duration::from_secs(300));
+    assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
+    hasty.end().await;
+}
+
+#[tokio::test]
+async fn a_head_that_trickles_ends_the_connection_though_it_may_be_idle_for_ever() {
+    let bench = bench(json!({})).await;
+    let mut socket = TcpStream::connect(bench.address).await.unwrap();
+    socket.write_all(b"POST /hl7 HTTP/1.1\r\nHo").await.unwrap();
+    let mut nothing = [0];
+    let move_on = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            bench.desk.clock.advance(Duration::from_secs(5));
+        }
+    };
+    tokio::select! {
+        read = socket.read(&mut nothing) => assert!(matches!(read, Ok(0) | Err(_))),
+        () = move_on => {}
+    }
+    bench.end().await;
+}
+
 #[tokio::test]
 async fn other_methods_and_paths_are_refused() {
     let bench = bench(json!({})).await;

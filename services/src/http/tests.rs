@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::hl7_common::testing::Desk;
-use crate::listeners::lease;
+use crate::listeners::{Limits, lease};
 
 fn settings(more: Value) -> Settings {
     let mut all = json!({ "listen": "127.0.0.1:0" });
@@ -387,7 +387,7 @@ async fn a_path_that_is_leased_but_not_served_is_503() {
     let running = service(&desk, "running", json!({ "listen": listen, "path": "/a" })).await.unwrap();
     let mut cx = desk.context();
     cx.item = "starting".into();
-    let lease = lease(running.address, "/b", None, 10, &cx).unwrap();
+    let lease = lease(running.address, "/b", None, Limits::connections(10), &cx).unwrap();
     assert_eq!(told(running.post("/b", "text/plain", "x")).await.status, 503);
     drop(lease);
     assert_eq!(told(running.post("/b", "text/plain", "x")).await.status, 404);

@@ -47,7 +47,7 @@ use self::checked::Checked;
 use self::keys::{KeyStore, Keys};
 use self::server::Server;
 pub use self::settings::{ClientSettings, Registration, RegistrationSettings, Settings, UserSettings};
-use crate::listeners::{self, Lease};
+use crate::listeners::{self, Lease, Limits};
 
 /// The class, for the table.
 pub const CLASS: ItemClass = ItemClass {
@@ -157,7 +157,8 @@ impl AuthorizationServer {
 impl BusinessService for AuthorizationServer {
     async fn bind(&mut self, cx: &ServiceContext) -> Result<(), HostFault> {
         let Checked { listen, tls, .. } = self.settings.as_ref();
-        let lease = listeners::lease(listen.get(), "/", tls.as_ref(), MAX_CONNECTIONS, cx)?;
+        let lease =
+            listeners::lease(listen.get(), "/", tls.as_ref(), Limits::connections(MAX_CONNECTIONS), cx)?;
         // Keys that cannot be read must undo a reload rather than stop the item after it.
         self.keys(cx).await?;
         self.check_certificate(cx)?;

@@ -164,7 +164,7 @@ impl Running {
         let mut service = factory.create();
         service.bind(&cx).await.unwrap();
         let task = tokio::spawn(service.run(cx));
-        let http = Client::builder().no_proxy().build().unwrap();
+        let http = impatient().build().unwrap();
         Running { issuer: issuer.to_owned(), store, clock, http, stop, factory, task }
     }
 
@@ -252,6 +252,11 @@ pub(crate) fn parts(token: &str) -> (Value, Value) {
 
 pub(crate) const GRANT: (&str, &str) = ("grant_type", "client_credentials");
 
+/// A client that keeps no connection: a test that moves the clock ends those that are idle.
+fn impatient() -> reqwest::ClientBuilder {
+    Client::builder().no_proxy().pool_max_idle_per_host(0)
+}
+
 pub(crate) fn client(change: impl FnOnce(&mut OAuthClient)) -> OAuthClient {
     let text = r#"
 [production]
@@ -334,7 +339,7 @@ impl Browser {
     }
 
     pub(crate) fn of(server: Running) -> Browser {
-        let http = Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
+        let http = impatient().redirect(Policy::none()).build().unwrap();
         Browser { server, http }
     }
 
