@@ -42,8 +42,11 @@ impl Action {
 /// Which built-ins apply below the configured entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// MLLP and `hl7.http`: AA,CA complete; AE,CE suspend; AR,CR,none,fault retry; `*` suspend.
+    /// MLLP: AA,CA complete; AE,CE suspend; AR,CR,none,fault retry; `*` suspend.
     Hl7,
+    /// `hl7.http`: as MLLP. Beside the codes of acknowledgements there are those of refusals without one that are
+    /// about the message ([`Family::refused`]).
+    Hl7OverHttp,
     /// REST: 2xx complete; 401,407,408,429,5xx,fault retry; other 4xx and 3xx suspend.
     Http,
     /// Mail: 2xx complete; 4xx,fault retry, and so does a refused sign-in (530,534,535,538), which is no
@@ -56,7 +59,7 @@ pub enum Family {
 impl Family {
     fn builtin(self, code: &str) -> Action {
         match self {
-            Family::Hl7 => match code {
+            Family::Hl7 | Family::Hl7OverHttp => match code {
                 "AA" | "CA" => Action::Complete,
                 "AR" | "CR" | "none" | "fault" => Action::Retry,
                 _ => Action::Suspend,
@@ -84,14 +87,20 @@ impl Family {
         }
     }
 
+    /// Whether an HTTP status by itself refuses the message, rather than saying that it may be taken later.
+    pub fn refused(status: u16) -> bool {
+        (300..500).contains(&status) && Family::Http.builtin(&status.to_string()) == Action::Suspend
+    }
+
     /// Whether `code` is something this family of operations can see: a code, a class, or `*`.
     pub fn knows(self, code: &str) -> bool {
         let class = code.len() == 3
             && matches!(code.as_bytes(), [b'1'..=b'5', b'x', b'x'] | [b'1'..=b'5', b'0'..=b'9', b'0'..=b'9']);
         match (self, code) {
             (_, "*" | "fault") => true,
-            (Family::Hl7, "AA" | "AE" | "AR" | "CA" | "CE" | "CR" | "none") => true,
+            (Family::Hl7 | Family::Hl7OverHttp, "AA" | "AE" | "AR" | "CA" | "CE" | "CR" | "none") => true,
             (Family::Http | Family::Smtp, _) => class,
+            (Family::Hl7OverHttp, _) => class && code.starts_with(['3', '4']),
             _ => false,
         }
     }
@@ -183,6 +192,11 @@ mod tests {
         assert_eq!(hl7.action("AE"), Action::Suspend);
         assert_eq!(hl7.action("none"), Action::Retry);
         assert_eq!(hl7.action("ZZ"), Action::Suspend);
+        let over_http = ReplyActions::new(Family::Hl7OverHttp, [("404", Action::Retry)]).unwrap();
+        let of = |code| over_http.action(code);
+        assert_eq!((of("AA"), of("AR"), of("fault")), (Action::Complete, Action::Retry, Action::Retry));
+        assert_eq!((of("404"), of("413"), of("302")), (Action::Retry, Action::Suspend, Action::Suspend));
+        assert!(ReplyActions::new(Family::Hl7OverHttp, [("503", Action::Fail)]).is_err());
         let mail = ReplyActions::builtin(Family::Smtp);
         let of = |code| mail.action(code);
         assert_eq!((of("250"), of("451"), of("fault")), (Action::Complete, Action::Retry, Action::Retry));

@@ -3,7 +3,9 @@
 //!
 //! A readable acknowledgement counts whatever the HTTP status is. It belongs to its message (P7): one whose
 //! MSA-2 is not the message's MSH-10 is an `ack.stray` and counts as no reply (`none`), as does a success
-//! without an acknowledgement. Any other status without one is no usable reply (`fault`).
+//! without an acknowledgement. Of other statuses without one those that refuse the message as it is (4xx but for
+//! 401, 407, 408 and 429, and 3xx) are their own code, so that one message that a proxy finds too large does not
+//! stop the rest (P11); what may heal is no usable reply (`fault`).
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
@@ -106,7 +108,7 @@ fn build(build: &mut Build<'_>) -> Option<Built> {
         headers: headers?,
         match_ack: settings.match_ack,
     };
-    right.then(|| built(build, oauth, Family::Hl7, plan))
+    right.then(|| built(build, oauth, Family::Hl7OverHttp, plan))
 }
 
 // === Running ===
@@ -189,7 +191,11 @@ fn outcome(
         }
         None => {
             let text = format!("{} without an acknowledgement", answered(reply.status, peer));
-            let fault = with_words(Fault::new("call", format!("{:03}", reply.status), text), reply);
+            let status = format!("{:03}", reply.status);
+            let fault = with_words(Fault::new("call", status.clone(), text), reply);
+            if Family::refused(reply.status) {
+                return Ok(Outcome::Replied { code: status, body: None, fault: Some(fault), retry_after });
+            }
             if retry_after.is_none() {
                 return Err(OperationError {
                     disposition: Disposition::ByCode("fault"),
@@ -322,6 +328,19 @@ mod tests {
         let busy = || (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "3")]).into_response();
         let Ok(Outcome::Replied { code, retry_after, .. }) = send(busy).await.result else { panic!() };
         assert_eq!((code.as_str(), retry_after.unwrap().as_secs()), ("fault", 3));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_the_message_without_an_ack_is_its_own_code_and_what_may_heal_is_none() {
+        for status in [400, 404, 413, 302] {
+            let answer = StatusCode::from_u16(status).unwrap();
+            assert_eq!(send(move || answer.into_response()).await.code(), status.to_string());
+        }
+        for status in [401, 407, 408, 429, 500] {
+            let answer = StatusCode::from_u16(status).unwrap();
+            let error = send(move || answer.into_response()).await.result.unwrap_err();
+            assert_eq!(error.disposition, Disposition::ByCode("fault"), "{status}");
+        }
     }
 
     #[tokio::test]

@@ -445,7 +445,7 @@ impl BusinessOperation for Scripted {
         };
         let code = match (reply.as_ref().and_then(|reply| reply.code.clone()), self.family) {
             (Some(code), _) => code,
-            (None, Family::Hl7) => "AA".to_owned(),
+            (None, Family::Hl7 | Family::Hl7OverHttp) => "AA".to_owned(),
             (None, Family::Http) => "200".to_owned(),
             (None, Family::Smtp) => "250".to_owned(),
             (None, Family::Plain) => return Ok(Outcome::Sent),

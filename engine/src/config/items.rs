@@ -224,6 +224,9 @@ fn actions(
 fn codes(family: Family) -> &'static str {
     match family {
         Family::Hl7 => "there are AA, AE, AR, CA, CE, CR, none, fault and *",
+        Family::Hl7OverHttp => {
+            "there are AA, AE, AR, CA, CE, CR, none, fault, *, and without an ack codes such as 404 and classes 3xx, 4xx"
+        }
         Family::Http => "there are codes such as 404, classes such as 4xx, fault and *",
         Family::Smtp => "there are codes such as 550, classes such as 4xx, fault and *",
         Family::Plain => "there are fault and *",
