@@ -46,7 +46,7 @@ impl Engine {
         let kept = core.directory().plan.store.audit_retention;
         let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
         let audit_before = core.store.clock().now().checked_sub(kept).unwrap_or(Timestamp::MIN);
-        let purge = Purge { audit_before, dry_run, ..Purge::before(before) };
+        let purge = Purge { audit_before, dry_run, within: true, ..Purge::before(before) };
         retention::purge(&core.store, purge, who).await
     }
 

@@ -1,4 +1,4 @@
-//! Keeps the store within `[store] retention` and `max_size`: a look every minute. Whoever purges, an event
+//! Keeps the store within `[store] retention` and `max_size`: a look every minute, more often where little is kept. Whoever purges, an event
 //! says what was dropped, and where it takes long, how far it is.
 
 use std::time::Duration;
@@ -13,6 +13,7 @@ use crate::event::{Level, NewEvent};
 use crate::store::{Purge, PurgeError, Purged, Store};
 
 const TICK: Duration = Duration::from_secs(60);
+const SHORTEST_TICK: Duration = Duration::from_secs(1);
 /// How often a long purge says how far it is.
 const PROGRESS: SignedDuration = SignedDuration::from_secs(5);
 /// The open segment is ended when its beginning has this share of the retention behind it: what is old does not
@@ -27,7 +28,7 @@ pub(super) async fn keep(core: &Core, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            () = clock.sleep(TICK) => {}
+            () = clock.sleep(tick(&core.directory().plan.store)) => {}
         }
         let directory = core.directory();
         for purge in due(&directory.plan.store, clock.now()) {
@@ -49,6 +50,11 @@ pub(super) async fn keep(core: &Core, stop: CancellationToken) {
             }
         }
     }
+}
+
+/// Who keeps messages for a minute does not mean two.
+fn tick(settings: &settings::Store) -> Duration {
+    settings.retention.map_or(TICK, |age| (age / ROLL).clamp(SHORTEST_TICK, TICK))
 }
 
 /// What the settings ask for now.

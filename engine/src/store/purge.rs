@@ -13,6 +13,8 @@
 //! - A segment of which most would have to be carried waits, unless much can be dropped behind it: otherwise
 //!   it is cheaper to drop it later, and a purge never turns over what it has written itself.
 //! - What is old in the open segment would stay until much more has been written: the segment is ended early.
+//! - Who asks for a moment (`within`) means all that is older: the segment of that moment goes as well where
+//!   most of it is older, and otherwise what is older in it is not shown from then on.
 
 mod carry;
 mod judge;
@@ -48,13 +50,16 @@ pub struct Purge {
     pub down_to: Option<u64>,
     /// The open segment is ended where something in it is older: then that can go, too.
     pub roll_before: Timestamp,
+    /// What is older goes from segments that have younger sessions, too: somebody has asked for that moment. What
+    /// goes again and again by itself waits until all of a segment is older.
+    pub within: bool,
 }
 
 impl Purge {
     /// What is older than a moment, as far as it can go now.
     pub fn before(before: Timestamp) -> Purge {
         let audit_before = Timestamp::MIN;
-        Purge { before, audit_before, dry_run: false, down_to: None, roll_before: before }
+        Purge { before, audit_before, dry_run: false, down_to: None, roll_before: before, within: false }
     }
 
     /// The oldest, whatever its age, until the store has at most this many bytes.
@@ -156,7 +161,8 @@ impl Store {
         let number = file.meta().coverage.segment;
         let mut verdict = self.judged(file, run).await?;
         let length = self.length(embedded, number)?;
-        if !self.is_worth_it(embedded, run, &verdict, number, length).await? {
+        let drop = self.is_worth_it(embedded, run, &verdict, number, length).await?;
+        if !drop && !run.purge.within {
             return Ok(false);
         }
         let mut tries = 1;
@@ -172,8 +178,14 @@ impl Store {
                 tries += 1;
                 verdict = self.judged(file, run).await?;
             }
-            self.carry(file, &verdict, run.purge).await?;
-            self.drop_segment(embedded, file.clone(), number).await?;
+            if drop {
+                self.carry(file, &verdict, run.purge).await?;
+                self.drop_segment(embedded, file.clone(), number).await?;
+            }
+        }
+        if !drop {
+            // What was asked to go is not shown any more; its room comes back with the rest of the segment.
+            return Ok(false);
         }
         let returned = (length + file.meta().length).saturating_sub(verdict.bytes);
         run.size = run.size.saturating_sub(returned);

@@ -23,8 +23,9 @@ impl Store {
         }
         let old =
             |file: &&Arc<IndexFile>| file.meta().coverage.part == 0 && self.is_old(embedded, file, purge);
-        let newest = embedded.index.files().iter().filter(old).map(|file| file.meta().coverage.segment).max();
+        // Whoever says what is covered has made the index file of what was ended before it was asked.
         let mut covered = self.covered(embedded, false).await;
+        let newest = embedded.index.files().iter().filter(old).map(|file| file.meta().coverage.segment).max();
         let Some(newest) = newest.filter(|newest| *newest >= covered) else { return Ok(covered) };
         if let Some(most) = purge.down_to
             && self.size(embedded)? <= most
@@ -56,9 +57,12 @@ impl Store {
         let _ = rolled.await;
     }
 
-    /// Whether everything in a segment is older than what may go.
+    /// Whether everything in a segment is older than what may go; or something, where that is enough.
     fn is_old(&self, embedded: &Embedded, file: &IndexFile, purge: &Purge) -> bool {
         let meta = file.meta();
+        if purge.within && meta.headers.rows > 0 && meta.created.0 < purge.before.as_microsecond() {
+            return true;
+        }
         let believed = Believed::of(&embedded.index.files(), meta.coverage.segment, self.clock().now());
         believed.time(meta.last_activity) < purge.before.as_microsecond()
     }

@@ -146,6 +146,48 @@ async fn what_is_old_goes_whole_and_what_is_unfinished_or_young_stays_whole() {
     assert_eq!(fixture.store.counts(&item("out")).completed, 220);
 }
 
+/// Old ones and young ones in one segment that is not full, purged once at a moment between them.
+async fn purged_between(old: usize, young: usize) -> Purged {
+    let fixture = fixture();
+    let old = completed(&fixture, old).await;
+    fixture.advance(10 * DAY);
+    let cutoff = fixture.clock.now() - Duration::from_secs(5 * DAY);
+    let mut young = completed(&fixture, young).await;
+    let dry = Purge { within: true, dry_run: true, ..Purge::before(cutoff) };
+    let dry = fixture.store.purge(dry).await.unwrap();
+    assert!(fixture.store.header(old[0]).is_some());
+    let purge = Purge { within: true, ..Purge::before(cutoff) };
+    let purged = fixture.store.purge(purge).await.unwrap();
+    assert_eq!((purged.messages, purged.sessions), (old.len() as u64, old.len() as u64));
+    assert_eq!((dry.messages, dry.carried), (purged.messages, purged.carried));
+    young.reverse();
+    let check = async |fixture: &Fixture| {
+        assert_eq!(listed(&fixture.store).await, young);
+        for id in &old {
+            assert!(fixture.store.header(*id).is_none() && fixture.store.session(SessionId(id.0)).is_empty());
+        }
+        for id in &young {
+            let body = fixture.store.header(*id).unwrap().body_id.unwrap();
+            assert!(fixture.store.body(body).await.is_ok());
+        }
+        let again = fixture.store.purge(purge).await.unwrap();
+        assert_eq!(again.messages, 0, "what has gone is not counted again");
+    };
+    check(&fixture).await;
+    let fixture = reopened(fixture);
+    until_complete(&fixture.store).await;
+    check(&fixture).await;
+    purged
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_a_moment_loses_all_that_is_older_and_nothing_that_is_younger() {
+    let mostly_old = purged_between(12, 3).await;
+    assert!(mostly_old.segments >= 1 && mostly_old.carried == 3, "{mostly_old:?}");
+    let mostly_young = purged_between(3, 12).await;
+    assert_eq!((mostly_young.segments, mostly_young.carried), (0, 0), "the old ones are only not shown");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_events_outlive_the_messages_they_are_about() {
     let fixture = fixture();
