@@ -15,6 +15,9 @@ use super::{Error, Kind};
 use crate::files::{self, File};
 use crate::store::codec::DecodeError;
 
+/// Blocks of hashes that are read at once.
+const TOGETHER: usize = 64;
+
 /// An index file. Whoever holds it can read it, also after it left the set; the last one to let go of a
 /// dropped file removes it from the disk.
 #[derive(Debug)]
@@ -119,14 +122,13 @@ impl IndexFile {
         let table = self.table(kind);
         let high = (hash >> 32) as u32;
         let first = table.hash_fences.partition_point(|fence| fence.high < high).saturating_sub(1);
-        for (index, fence) in table.hash_fences.iter().enumerate().skip(first) {
-            if fence.high > high {
-                break;
-            }
-            let bytes = self.hash_block(table, index, fence.crc)?;
+        let end = table.hash_fences.partition_point(|fence| fence.high <= high);
+        // Blocks of a frequent value lie side by side: many are read at once.
+        for from in (first..end).step_by(TOGETHER) {
+            let bytes = self.hash_blocks(table, from..end.min(from + TOGETHER))?;
             let (entries, _) = bytes.as_chunks::<HASH>();
-            let from = entries.partition_point(|entry| entry_of(entry).0 < hash);
-            for entry in entries.get(from..).unwrap_or_default() {
+            let lower = entries.partition_point(|entry| entry_of(entry).0 < hash);
+            for entry in entries.get(lower..).unwrap_or_default() {
                 let (found, row) = entry_of(entry);
                 if found != hash {
                     return Ok(());
@@ -137,17 +139,26 @@ impl IndexFile {
         Ok(())
     }
 
-    fn hash_block(&self, table: &Table, index: usize, crc: u32) -> Result<Vec<u8>, Error> {
-        let first = index * HASHES;
-        let entries = (table.hashes as usize).saturating_sub(first).min(HASHES);
-        self.read(table.hash_offset + (first * HASH) as u64, (entries * HASH) as u64, crc)
+    /// Blocks of hashes that lie side by side, each as it was written.
+    fn hash_blocks(&self, table: &Table, blocks: Range<usize>) -> Result<Vec<u8>, Error> {
+        let first = blocks.start * HASHES;
+        let entries = (table.hashes as usize).min(blocks.end * HASHES).saturating_sub(first);
+        let offset = table.hash_offset + (first * HASH) as u64;
+        let bytes = self.bytes(offset, (entries * HASH) as u64)?;
+        let fences = table.hash_fences.get(blocks).unwrap_or_default();
+        let mut pieces = bytes.chunks(HASHES * HASH).zip(fences);
+        match pieces.find(|(piece, fence)| crc32fast::hash(piece) != fence.crc) {
+            None => Ok(bytes),
+            Some(_) => Err(self.damaged(offset)),
+        }
     }
 
     /// Every hash with its row.
     pub(super) fn hashes(&self, kind: Kind, mut each: impl FnMut(u64, u32)) -> Result<(), Error> {
         let table = self.table(kind);
-        for (index, fence) in table.hash_fences.iter().enumerate() {
-            let bytes = self.hash_block(table, index, fence.crc)?;
+        let blocks = table.hash_fences.len();
+        for from in (0..blocks).step_by(TOGETHER) {
+            let bytes = self.hash_blocks(table, from..blocks.min(from + TOGETHER))?;
             let (entries, _) = bytes.as_chunks::<HASH>();
             for entry in entries {
                 let (hash, row) = entry_of(entry);

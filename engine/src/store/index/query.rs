@@ -186,6 +186,21 @@ impl Candidates {
     }
 }
 
+/// Keeps the rows that the other list has, too; both are lowest first. Goes through both once: of two long lists
+/// that is several times faster than to look each row up.
+fn keep_common(rows: &mut Vec<u32>, list: &[u32]) {
+    let mut rest = list;
+    rows.retain(|row| {
+        while let Some((first, more)) = rest.split_first() {
+            if first >= row {
+                return first == row;
+            }
+            rest = more;
+        }
+        false
+    });
+}
+
 fn has(bits: &[u64], row: u32) -> bool {
     bits.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
 }
@@ -219,7 +234,7 @@ impl Terms {
             // A value that a row has twice.
             rows.dedup();
             if let Some(list) = &list {
-                rows.retain(|row| list.binary_search(row).is_ok());
+                keep_common(&mut rows, list);
             }
             if rows.is_empty() {
                 return Ok(Candidates::List(rows));
