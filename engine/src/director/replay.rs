@@ -6,7 +6,7 @@
 //! the count is exact over a crash. A replay does not go on by itself after a restart: it is shown as
 //! interrupted, and an operator decides.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::director::{ControlError, Engine, ProductionState};
 use crate::event::{Level, NewEvent};
 use crate::header::{Header, Kind, Status};
 use crate::host::{Keep as _, KeepFamily};
-use crate::id::{ItemName, MessageId};
+use crate::id::{BodyId, ItemName, MessageId};
 use crate::store::{MessageFilter, Op};
 use crate::vault::MASK;
 
@@ -232,8 +232,9 @@ impl Preflight {
     fn look(&mut self, engine: &Engine, page: &[Header], target: Option<&str>) {
         self.selected += page.len() as u64;
         let mut ids = Vec::with_capacity(page.len());
+        let there = engine.store().bodies_there(&page.iter().filter_map(|header| header.body_id).collect());
         for header in page {
-            match engine.blocked(header, target) {
+            match engine.blocked(header, target, &there) {
                 Err(reason) => self.blocked.older(header.id, reason),
                 Ok(target) => {
                     ids.push(header.id);
@@ -321,16 +322,27 @@ impl Engine {
     }
 
     /// Where a message would go, or why it cannot be replayed.
-    fn blocked(&self, header: &Header, target: Option<&str>) -> Result<ItemName, String> {
-        let target = self.target_of(header, target).map_err(|error| error.to_string())?;
-        let directory = self.core().directory();
-        if directory.get(target.as_str()).is_some_and(|routed| !routed.plan.common.enabled) {
-            return Err(format!("{target} is disabled"));
-        }
+    fn blocked(
+        &self,
+        header: &Header,
+        target: Option<&str>,
+        there: &HashSet<BodyId>,
+    ) -> Result<ItemName, String> {
+        let target = self.taker(header, target)?;
         match header.body_id {
             None => Err(NO_BODY.to_owned()),
-            Some(body) if !self.store().has_body(body) => Err(PURGED.to_owned()),
+            Some(body) if !there.contains(&body) => Err(PURGED.to_owned()),
             Some(_) => Ok(target),
+        }
+    }
+
+    /// Where a message would go, if that takes messages.
+    fn taker(&self, header: &Header, target: Option<&str>) -> Result<ItemName, String> {
+        let target = self.target_of(header, target).map_err(|error| error.to_string())?;
+        let directory = self.core().directory();
+        match directory.get(target.as_str()).is_some_and(|routed| !routed.plan.common.enabled) {
+            true => Err(format!("{target} is disabled")),
+            false => Ok(target),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Reading a store: memory first, then the index for what has left memory, then the journal for bodies.
 //! Nothing is ever behind, unless index files are being made again.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -134,10 +135,16 @@ impl Store {
         self.0.embedded.as_ref().is_some_and(|embedded| embedded.readers.is_dropped(place.segment))
     }
 
-    /// Whether a body is in the store, without reading it.
-    pub fn has_body(&self, id: BodyId) -> bool {
-        let here = || self.0.shared.bodies.find(id).is_some();
-        here() || self.indexed_body(id).is_some() || here()
+    /// Which of these bodies are in the store, without reading them: one look at the index for all.
+    pub fn bodies_there(&self, ids: &BTreeSet<BodyId>) -> HashSet<BodyId> {
+        let known = |id: &BodyId| self.0.shared.bodies.find(*id).is_some();
+        let unknown: Vec<BodyId> = ids.iter().copied().filter(|id| !known(id)).collect();
+        let indexed = self.indexed(|index| index.bodies(&unknown)).unwrap_or_default();
+        let indexed: HashSet<BodyId> = indexed.into_iter().map(|row| row.id).collect();
+        // One that was carried meanwhile is in memory again.
+        let gone = |id: &BodyId| !indexed.contains(id) && !known(id);
+        let gone: HashSet<BodyId> = unknown.into_iter().filter(gone).collect();
+        ids.iter().copied().filter(|id| !gone.contains(id)).collect()
     }
 
     /// Where the index says that a body is.

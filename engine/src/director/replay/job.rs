@@ -154,7 +154,7 @@ impl Engine {
             for (id, header) in &headers {
                 let sent = match header {
                     Ok(original) => self.send_one(&mut draft, original, replay).await,
-                    Err(error) => Err(error.clone()),
+                    Err(error) => Err(error.to_string()),
                 };
                 match sent {
                     Ok(()) => next.sent += 1,
@@ -188,9 +188,10 @@ impl Engine {
         draft: &mut Draft<'_>,
         original: &Header,
         replay: &Replay,
-    ) -> Result<(), ControlError> {
-        let target = self.target_of(original, replay.target.as_deref())?;
-        let placed = self.stored(original).await.map_err(ControlError::NotAllowed)?;
+    ) -> Result<(), String> {
+        // A reload may have disabled it since the order was checked.
+        let target = self.taker(original, replay.target.as_deref())?;
+        let placed = self.stored(original).await?;
         again(draft, original, &target, &placed, replay.who.as_deref());
         Ok(())
     }

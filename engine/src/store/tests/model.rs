@@ -372,7 +372,7 @@ impl World {
         );
         assert_eq!(found.processed.is_some(), found.status.is_final());
         let body = expected.body_id.unwrap();
-        assert!(self.store.has_body(body));
+        assert!(self.store.bodies_there(&[body].into()).contains(&body));
         assert_eq!(self.store.body(body).await.unwrap().bytes(), &self.model.bodies[&body.0]);
         let nothing = BodyId(expected.id.0);
         assert_eq!(self.store.body(nothing).await.unwrap_err(), ReadError::Gone(nothing));
