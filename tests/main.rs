@@ -23,6 +23,7 @@ mod readme;
 mod relay;
 mod replay;
 mod resource_server;
+mod search;
 mod store;
 mod support;
 mod tls;

@@ -154,7 +154,8 @@ impl Store {
     /// Those of a batch whose bodies contain a text. A body that is gone contains nothing; neither does a
     /// damaged one, which is reported.
     fn containing(&self, batch: Vec<Header>, needle: &Needle) -> Result<Vec<Header>, ReadError> {
-        let mut looking = Looking { needle, scratch: Vec::new(), found: HashSet::new(), moved: Vec::new() };
+        let mut looking =
+            Looking { needle, scratch: Vec::new(), found: HashSet::new(), moved: Vec::new(), bytes: 0 };
         let mut ids: BTreeSet<BodyId> = batch.iter().filter_map(|header| header.body_id).collect();
         // A purge may drop segments while they are read: what lives on is looked for where it is then.
         for _ in 0..LOOKS {
@@ -164,6 +165,7 @@ impl Store {
                 break;
             }
         }
+        metrics::counter!("septet_store_text_searched_bytes_total").increment(looking.bytes);
         let found = looking.found;
         Ok(batch.into_iter().filter(|header| header.body_id.is_some_and(|id| found.contains(&id))).collect())
     }
@@ -237,10 +239,12 @@ struct Looking<'a> {
     found: HashSet<BodyId>,
     /// What was not where it was said to be.
     moved: Vec<BodyId>,
+    bytes: u64,
 }
 
 impl Looking<'_> {
     fn at(&mut self, id: BodyId, body: &[u8]) {
+        self.bytes = self.bytes.saturating_add(body.len() as u64);
         if self.needle.is_in(body, &mut self.scratch) {
             self.found.insert(id);
         }

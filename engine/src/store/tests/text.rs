@@ -64,11 +64,9 @@ async fn text_is_found_in_bodies_wherever_they_are() {
     for fixture in fixtures().into_iter().chain([sealed()]) {
         let wanted = fill(&fixture, 300).await;
         for text in ["seventh", "müller", "SEVENTH M", "|othe"] {
-            // `Ü` is not ASCII: its other case is another text.
             let expected = match text {
-                "seventh" | "SEVENTH M" => wanted.len(),
-                "müller" => 0,
-                _ => 300 - wanted.len(),
+                "|othe" => 300 - wanted.len(),
+                _ => wanted.len(),
             };
             let (found, stops) = search(&fixture, text, 20, BOUND).await;
             assert_eq!((found.len(), stops), (expected, 0), "{} {text}", fixture.name);
