@@ -116,6 +116,23 @@ pub(super) fn write(
     Ok(length)
 }
 
+/// Reads the newest checkpoint that can be read and lies at this segment or before it.
+pub(super) fn load_at_most(
+    files: &dyn Files,
+    folder: &Path,
+    vault: &Vault,
+    segment: u64,
+) -> io::Result<Option<Checkpoint>> {
+    for number in list(files, folder)?.into_iter().rev().filter(|number| *number <= segment) {
+        let file = files.open(&folder.join(file_name(number)))?;
+        let found = decode::read(&*file, vault)?.filter(|checkpoint| checkpoint.segment == number);
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
 /// What was found of checkpoints.
 #[derive(Debug, Default)]
 pub(super) struct Found {

@@ -88,6 +88,11 @@ impl Disk {
         self.full.store(!self.has_room(0), Ordering::Release);
     }
 
+    /// Whether there is more than what messages and completions may need.
+    pub(super) fn has_spare(&self) -> bool {
+        self.files.space(&self.folder).is_ok_and(|space| space.free >= self.floor)
+    }
+
     /// Admits new bytes, or says that the disk is full.
     pub(super) fn admit(self: &Arc<Self>, bytes: u64) -> Option<Admitted> {
         // What surrounds a body on disk is about this much.
@@ -136,6 +141,18 @@ impl Disk {
             self.resumed.notify_waiters();
         }
         accepts
+    }
+
+    /// Waits until it is time to try a full disk again; `false` when it is time to stop.
+    pub(super) fn rest(&self, stop: &AtomicBool) -> bool {
+        let until = Instant::now() + self.pace;
+        while Instant::now() < until {
+            if stop.load(Ordering::Acquire) {
+                return false;
+            }
+            std::thread::sleep((self.pace / 10).min(Duration::from_millis(20)));
+        }
+        true
     }
 
     /// Asks the file system.

@@ -12,6 +12,7 @@
 //! - **Company** is waited for where it is worth it: see `gather`.
 
 mod gather;
+mod late;
 mod roll;
 
 use std::io::{self, ErrorKind, IoSlice};
@@ -24,6 +25,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 use self::gather::Gathered;
+pub(super) use self::late::Late;
 pub(super) use self::roll::encode_end;
 use self::roll::{create_segment, left_over, prepare_size, take_reserve};
 use super::Permit;
@@ -46,7 +48,7 @@ pub(super) const PREPARED: &str = "prepared";
 /// Room that is kept for a segment which the disk has no room for: for completions, and for a start on a full disk.
 const RESERVE: &str = "reserve";
 /// How much that is, or a segment if that is less.
-const MOST_RESERVE: u64 = 1 << 20;
+pub(super) const MOST_RESERVE: u64 = 1 << 20;
 
 /// What the writer is told.
 pub(super) enum Job {
@@ -393,12 +395,8 @@ impl Writer {
                 }
                 Err(error) if is_full(&error) => {
                     self.disk.set_stuck(true);
-                    let until = Instant::now() + self.disk.pace;
-                    while Instant::now() < until {
-                        if self.stop.load(Ordering::Acquire) {
-                            return Err(Stop::Full);
-                        }
-                        std::thread::sleep((self.disk.pace / 10).min(Duration::from_millis(20)));
+                    if !self.disk.rest(&self.stop) {
+                        return Err(Stop::Full);
                     }
                 }
                 Err(error) => return Err(Stop::failed(what, &error)),

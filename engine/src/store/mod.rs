@@ -34,7 +34,7 @@
 //! | `backup` | copies of a running store, and stores made of them |
 //! | `offline` | check and repair of a store that nobody has open |
 //! | `keeper`, `fresh`, `index`, `overlay` | out of memory into index files, and which of their rows count |
-//! | `checkpoint`, `rebuild` | the state as of a segment's end; index files made again |
+//! | `checkpoint`, `rebuild`, `lag` | the state as of a segment's end; index files made again, and how far that is |
 //! | `shelf` | kept values, shared with who looks at all of them |
 //! | `spine`, `pager` | what waits beyond a queue's window, and its way back |
 //! | `purge` | dropping segments, carrying what lives on |
@@ -86,6 +86,7 @@ mod index;
 mod journal;
 mod keeper;
 mod key;
+mod lag;
 pub mod offline;
 mod open;
 mod overlay;
@@ -131,6 +132,8 @@ use self::index::Index;
 pub use self::index::{IndexBench, Part};
 use self::journal::{Job, Journal};
 use self::keeper::{KeeperThread, Task};
+pub use self::lag::IndexProgress;
+use self::lag::Lag;
 pub use self::open::{OpenError, Options};
 use self::pager::Pager;
 use self::permit::{Held, Share};
@@ -203,7 +206,7 @@ impl Store {
             told: Mutex::default(),
             open_segment: AtomicU64::new(0),
             open_since: AtomicI64::new(i64::MAX),
-            rebuilding_since: AtomicU64::new(0),
+            lag: Lag::default(),
         });
         Store(Arc::new(Inner { shared, embedded: None }))
     }
@@ -359,9 +362,7 @@ impl Store {
         let Some(embedded) = &self.0.embedded else { return true };
         let accepts = embedded.disk.accepts();
         self.tell_news(embedded);
-        for event in self.0.shared.take_told() {
-            self.log(event);
-        }
+        self.log_told();
         accepts
     }
 
@@ -381,19 +382,34 @@ impl Store {
 
     /// Logs an event without waiting; counted and dropped where the store cannot take it.
     pub fn log(&self, event: NewEvent) {
+        if self.try_log(event).is_some() {
+            self.0.shared.drop_event();
+        }
+    }
+
+    /// Logs an event, or gives it back where there is no room for it now.
+    fn try_log(&self, event: NewEvent) -> Option<NewEvent> {
         let shared = &self.0.shared;
         if shared.failure().is_some() {
-            return shared.drop_event();
+            return Some(event);
         }
         let permit = match &self.0.embedded {
             None => Permit::default(),
             Some(_) => match shared.completion.try_reserve(0) {
-                None => return shared.drop_event(),
+                None => return Some(event),
                 held => Permit { held, admitted: None },
             },
         };
         // A transaction without guards has nothing to conflict with.
         let _ = self.submit(permit, Transaction::new(vec![Op::Event(event)]));
+        None
+    }
+
+    /// Logs what threads have told that cannot log themselves. What finds no room now does so the next time.
+    fn log_told(&self) {
+        let mut told = self.0.shared.take_told().into_iter();
+        let refused = told.find_map(|event| self.try_log(event));
+        refused.into_iter().chain(told).for_each(|event| self.0.shared.tell(event));
     }
 
     /// Makes everything submitted so far durable, marks a clean stop and closes. No submit after it.

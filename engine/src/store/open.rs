@@ -2,22 +2,19 @@
 //! [`open`] returns, everything that was ever acknowledged is in the state, on stable storage.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use super::bodies::Bodies;
 use super::checkpoint::{self, Checkpoint};
 use super::disk::Disk;
-use super::durable::Durable;
-use super::ids::{self, Ids};
-use super::index::{Index, Secret};
-use super::journal::{Identity, Journal, Next, Writer};
-use super::keeper::{Keeper, KeeperThread, Parts, covers};
+use super::ids;
+use super::index::{self, Index, Secret};
+use super::journal::{Identity, Journal, Late, MOST_RESERVE, Next, Writer, is_full};
+use super::keeper::{Keeper, KeeperThread, Tools};
 use super::pager::Pager;
-use super::permit::Share;
 use super::readers::Readers;
-use super::rebuild::Rebuild;
+use super::rebuild::Remaker;
 use super::record::Sealer;
 use super::recovery::{self, Damage, Recovered};
 use super::shared::Shared;
@@ -27,7 +24,7 @@ use crate::clock::SharedClock;
 use crate::config::settings;
 use crate::event::{Level, NewEvent};
 use crate::files::{Files, Lock, LockError};
-use crate::vault::{Vault, VaultError};
+use crate::vault::VaultError;
 
 /// How to open an embedded store.
 #[derive(Clone, Debug)]
@@ -177,27 +174,15 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     if segments.is_empty() && (checkpoint.is_some() || !unreadable.is_empty()) {
         return Err(OpenError::NotAJournal(folder));
     }
-    let shared = Arc::new(new_shared(&options, clock, vault.clone(), identity));
+    let shared = Arc::new(Shared::new(&options, clock.clone(), vault.clone(), identity));
     let sealer = Sealer { vault: vault.clone(), bodies: options.encrypt_bodies };
     let secret = Secret::new(vault.derive("septet index"));
-    let index =
+    // Nothing that is wrong with the index stops the start: it is made again.
+    let (index, refused) =
         Index::open(files.clone(), path.join("index"), secret, sealer.clone(), u64::from(identity.salt));
-    let (index, refused) = index.map_err(|error| OpenError::Unreadable {
-        place: path.join("index").display().to_string(),
-        text: error.to_string(),
-    })?;
-    // Left where a crash came between dropping a segment and its index file.
-    let first = segments.first().copied().unwrap_or(0);
-    let orphans: Vec<_> =
-        index.files().iter().filter(|file| file.meta().coverage.segment < first).cloned().collect();
-    index.replace(&orphans, Vec::new());
-    drop(orphans);
-    for error in refused {
-        tracing::warn!(%error, "an index file cannot be used and will be made again");
-    }
+    refused.iter().for_each(|error| report_refused(&shared, error));
     let readers = Arc::new(Readers::new(files.clone(), folder.clone(), identity.salt));
-    let parts = |shared: &Arc<Shared>| Parts {
-        shared: shared.clone(),
+    let tools = Tools {
         files: files.clone(),
         folder: path.clone(),
         index: index.clone(),
@@ -208,7 +193,7 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     };
     let checkpoints = checkpoint::list(&*files, path).map_err(|error| OpenError::io(path, error))?;
     let known = checkpoint.as_ref().map(Checkpoint::mark);
-    let mut keeper = Keeper::new(parts(&shared), known, checkpoints);
+    let mut keeper = Keeper::new(tools.clone(), shared.clone(), known, checkpoints);
     if let Some(Checkpoint { snapshot, bodies, .. }) = checkpoint {
         for (id, place, kind) in bodies {
             shared.bodies.page_in(id, place, kind);
@@ -224,44 +209,50 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     shared.state().opened(next_id);
     shared.open_segment.store(next.segment, Ordering::Release);
 
-    let last_missing = segments.iter().rposition(|segment| !covers(&index, *segment));
-    if let Some(last_missing) = last_missing {
-        let missing = segments.iter().filter(|segment| !covers(&index, **segment)).count();
-        tracing::info!(missing, "index files are missing and will be made again");
-        let scratch = Arc::new(new_shared(&options, shared.clock.clone(), vault.clone(), identity));
-        let keeper_of_scratch = Keeper::new(parts(&scratch), None, Vec::new());
-        keeper.rebuild(Rebuild {
-            files: files.clone(),
-            folder: folder.clone(),
-            identity,
-            shared: scratch,
-            keeper: Box::new(keeper_of_scratch),
-            total: last_missing + 1,
-            segments: segments.iter().copied().take(last_missing + 1).collect(),
-            sequence: 0,
-        });
-        let now = shared.clock.now().as_microsecond();
-        shared.rebuilding_since.store(u64::try_from(now).unwrap_or(1), Ordering::Release);
-    }
     let disk = Disk::new(files.clone(), folder.clone(), options.min_free, options.segment_size, options.pace)
         .map_err(|error| OpenError::io(&folder, error))?;
     let transactions = shared.ingest.transactions() + shared.completion.transactions();
     let line = KeeperThread::line();
-    let writer = Writer::begin(
-        shared.clone(),
-        files.clone(),
-        disk.clone(),
-        folder.clone(),
-        options.segment_size,
-        sealer,
-        identity,
-        next,
-        limit,
-        line.0.clone(),
-    );
+    let begin = {
+        let (shared, files, disk, folder, keeper) =
+            (shared.clone(), files.clone(), disk.clone(), folder.clone(), line.0.clone());
+        let segment_size = options.segment_size;
+        move |limit| {
+            Writer::begin(
+                shared.clone(),
+                files.clone(),
+                disk.clone(),
+                folder.clone(),
+                segment_size,
+                sealer.clone(),
+                identity,
+                next,
+                limit,
+                keeper.clone(),
+            )
+        }
+    };
     let lock: Arc<dyn Lock> = lock.into();
-    let journal = writer.and_then(|writer| Journal::start(writer, transactions, lock.clone()));
+    let writer = match begin(limit) {
+        // Neither room nor a reserve: of what can be made again, some makes room.
+        Err(error) if is_full(&error) && make_room(&index, options.segment_size) => begin(limit),
+        writer => writer,
+    };
+    let journal = match writer {
+        Ok(writer) => Journal::start(writer, transactions, lock.clone()),
+        Err(error) if is_full(&error) => {
+            let first = late_ids(next_id, shared.clock.now());
+            let limit = ids::reservation(first);
+            shared.ids.start(first, limit);
+            shared.state().opened(first);
+            let late = Late { shared: shared.clone(), disk: disk.clone() };
+            Journal::start_late(late, move || begin(limit), transactions, lock.clone())
+        }
+        Err(error) => Err(error),
+    };
     let journal = journal.map_err(|error| OpenError::io(&folder, error))?;
+    let (clock, identity) = (shared.clock.clone(), identity);
+    keeper.remakes(Remaker { tools, options, identity, clock, vault, disk: disk.clone() });
     let pager =
         Pager::start(shared.clone(), readers.clone()).map_err(|error| OpenError::io(&folder, error))?;
     // A window may have been low when the last process ended.
@@ -292,27 +283,52 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     Ok(store)
 }
 
-/// What a store shares, with nothing in it.
-fn new_shared(options: &Options, clock: SharedClock, vault: Vault, identity: Identity) -> Shared {
-    Shared {
-        clock,
-        vault,
-        epoch: format!("{:016x}", identity.epoch).into(),
-        state: Mutex::new(State::new(options.window)),
-        bodies: Bodies::new(options.memory / 4),
-        ids: Ids::new(1, 1),
-        durable: Durable::default(),
-        ingest: Share::new(options.memory / 4),
-        completion: Share::new(options.memory / 4),
-        failed: OnceLock::new(),
-        closed: Default::default(),
-        dropped_events: Default::default(),
-        reported: Mutex::default(),
-        told: Mutex::default(),
-        open_segment: Default::default(),
-        open_since: i64::MAX.into(),
-        rebuilding_since: Default::default(),
+/// An index file, or the folder of them, cannot be used.
+fn report_refused(shared: &Shared, error: &index::Error) {
+    let text = format!("{error}; what it had is made again from the journal, and nothing is lost");
+    let (level, kind) = match error {
+        index::Error::Foreign { .. } | index::Error::Newer { .. } => (Level::Warning, "store.index"),
+        _ => (Level::Error, "store.corrupt"),
+    };
+    match level {
+        Level::Error => {
+            tracing::error!(name: "store.corrupt", %error, "store.corrupt: the index is made again")
+        }
+        _ => tracing::warn!(%error, "an index file cannot be used and is made again"),
     }
+    shared.tell(NewEvent::new(level, kind, text));
+}
+
+/// Removes the oldest index files until there is room for a reserve and for the journal to begin; whether there
+/// was anything to remove. They are made again when the disk has room.
+fn make_room(index: &Index, segment_size: u64) -> bool {
+    let wanted = 2 * MOST_RESERVE.min(segment_size);
+    let (mut room, mut given) = (0, Vec::new());
+    for file in index.files().iter() {
+        if room >= wanted {
+            break;
+        }
+        room += file.meta().length;
+        given.push(file.clone());
+    }
+    if given.is_empty() {
+        return false;
+    }
+    tracing::warn!(
+        files = given.len(),
+        bytes = room,
+        "the disk is full; index files make room for completions and are made again when there is some"
+    );
+    index.replace(&given, Vec::new());
+    true
+}
+
+/// The first id of a store that cannot write yet. Such ids may be seen before anything is durable, and after
+/// another such start they must not come again: time has passed, and nobody uses so many in a second.
+fn late_ids(next_id: u64, now: jiff::Timestamp) -> u64 {
+    const A_SECOND: u64 = 64;
+    let since_2026 = u64::try_from(now.as_second() - 1_767_225_600).unwrap_or(0);
+    next_id + since_2026 * A_SECOND
 }
 
 /// A name and a salt for a new store.

@@ -203,7 +203,12 @@ impl Store {
             self.durable(seen.sequence).await?;
         }
         let (store, file, purge, gone) = (self.clone(), file.clone(), run.purge, run.gone.clone());
-        blocking(move || store.judge(&file, purge, &gone, seen)).await
+        let verdict = blocking(move || store.judge(&file, purge, &gone, seen)).await;
+        if let (Err(_), Some(embedded)) = (&verdict, &self.0.embedded) {
+            // An index file that is broken is made again, and the purge can go on another time.
+            self.leave_out_broken(embedded);
+        }
+        verdict
     }
 
     /// Enters what expired: from here on it is not shown, and nobody resends it. `false` when one of the

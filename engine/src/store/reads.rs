@@ -3,19 +3,19 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::bodies::{Absent, Found, Place};
 use super::index::{Cursor, Index, Searched};
+use super::lag::Watch;
 use super::overlay::Memory;
 use super::readers::ReadFailure;
 use super::search::{self, Compiled};
 use super::{
-    Class, EventFilter, ItemCounts, MessageFilter, Op, Page, QueueView, ReadError, Store, StoreFailed,
-    Transaction, Unavailable, index, record, text,
+    Class, Embedded, EventFilter, IndexProgress, ItemCounts, MessageFilter, Op, Page, QueueView, ReadError,
+    Store, StoreFailed, Task, Transaction, Unavailable, index, record, text,
 };
 use crate::body::Body;
 use crate::event::{Event, NewEvent};
@@ -58,34 +58,38 @@ impl Store {
         self.indexed(|index| index.session(id, &mut Memory(&self.0.shared)))
     }
 
-    /// What the index says. A damaged file is reported and left out; messages flow on.
+    /// What the index says. A broken file is reported and left out; messages flow on.
     pub(super) fn indexed<T>(&self, ask: impl Fn(&Index) -> Result<T, index::Error>) -> Option<T> {
-        let index = &self.0.embedded.as_ref()?.index;
+        let embedded = self.0.embedded.as_ref()?;
         loop {
-            match ask(index) {
+            match ask(&embedded.index) {
                 Ok(found) => return Some(found),
-                Err(error) if self.left_out(index, &error) => {}
+                Err(error) if self.left_out(embedded, &error) => {}
                 Err(_) => return None,
             }
         }
     }
 
-    /// Reports what the index could not read. A damaged file is taken out and removed, so that the next start
-    /// makes it again; until then lists say that they are behind. Whether to ask again without it.
-    fn left_out(&self, index: &Index, error: &index::Error) -> bool {
-        let shared = &self.0.shared;
-        let place = error.file().map_or_else(|| "index".to_owned(), |file| format!("index/{file}"));
-        shared.report_damage(&place, "part of the index (made again at the next start)");
-        for event in shared.take_told() {
-            self.log(event);
+    /// Reports what the index could not read. A broken file is taken out and made again by the keeper; until
+    /// then lists say that they are behind. Whether to ask again without it.
+    fn left_out(&self, embedded: &Embedded, error: &index::Error) -> bool {
+        self.leave_out_broken(embedded);
+        error.is_of_a_file()
+    }
+
+    /// Takes out what somebody found broken.
+    pub(super) fn leave_out_broken(&self, embedded: &Embedded) {
+        if embedded.index.has_broken() {
+            // Before it is out: whoever reads without it learns that something is missing.
+            self.0.shared.lag.begin(self.clock().now());
         }
-        let Some(file) = error.file() else { return false };
-        if index.remove(file) {
-            let now = u64::try_from(self.clock().now().as_microsecond()).unwrap_or(1);
-            // Lists that are behind for another reason stay behind since then.
-            let _ = shared.rebuilding_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire);
+        let broken = embedded.index.take_broken();
+        broken.iter().for_each(|file| self.0.shared.report_broken(file));
+        if !broken.is_empty() {
+            // One that is too busy to hear looks by itself before long.
+            embedded.keeper.tell(Task::Missing);
         }
-        true
+        self.log_told();
     }
 
     /// A body, from memory or from the journal (checked against its CRC).
@@ -177,9 +181,7 @@ impl Store {
     /// Reports a damaged body, once.
     pub(super) fn damaged_body(&self, id: BodyId, _place: &Place, name: &str) -> ReadError {
         self.0.shared.report_damage(name, &format!("body {id}"));
-        for event in self.0.shared.take_told() {
-            self.log(event);
-        }
+        self.log_told();
         ReadError::Corrupt { id, place: name.to_owned() }
     }
 
@@ -226,11 +228,11 @@ impl Store {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Page<Header>, ReadError> {
-        let store = self.clone();
+        let (store, watch) = (self.clone(), self.0.shared.lag.watch());
         let found = move || store.search_headers(&filter, before, limit.saturating_add(1));
         let found = tokio::task::spawn_blocking(found).await;
         let found = found.map_err(|error| ReadError::Search(error.to_string()))??;
-        Ok(page(found, limit, |header| header.id.0, self.lag_ms()))
+        Ok(page(found, limit, |header| header.id.0, self.behind_ms(watch)))
     }
 
     /// The newest headers that match. Memory is looked at first: what leaves it meanwhile is in the index.
@@ -244,7 +246,7 @@ impl Store {
         let came_back = self.state().came_back;
         let mut recent = self.headers_in_memory(filter, before, wanted);
         let Some(embedded) = &self.0.embedded else { return Ok(recent) };
-        let older = self.older(&embedded.index, wanted, |index| index.messages(filter, before))?;
+        let older = self.older(embedded, wanted, |index| index.messages(filter, before))?;
         if self.state().came_back != came_back {
             let mut now = self.headers_in_memory(filter, before, wanted);
             now.append(&mut recent);
@@ -256,10 +258,11 @@ impl Store {
     /// The newest rows that a cursor gives.
     fn older<T: Searched>(
         &self,
-        index: &Index,
+        embedded: &Embedded,
         wanted: usize,
         cursor: impl Fn(&Index) -> Cursor<T>,
     ) -> Result<Vec<T>, ReadError> {
+        let index = &embedded.index;
         let (mut rows, mut cursor_now) = (Vec::new(), cursor(index));
         while rows.len() < wanted {
             match cursor_now.step(&mut Memory(&self.0.shared), wanted - rows.len()) {
@@ -269,7 +272,7 @@ impl Store {
                         break;
                     }
                 }
-                Err(error) if self.left_out(index, &error) => {
+                Err(error) if self.left_out(embedded, &error) => {
                     rows.clear();
                     cursor_now = cursor(index);
                 }
@@ -291,11 +294,14 @@ impl Store {
         recent
     }
 
-    /// For how long the index has been incomplete.
-    fn lag_ms(&self) -> u64 {
-        let since = self.0.shared.rebuilding_since.load(Ordering::Acquire);
-        let now = u64::try_from(self.clock().now().as_microsecond()).unwrap_or(0);
-        if since == 0 { 0 } else { (now.saturating_sub(since) / 1000).max(1) }
+    /// How far the index is behind; `None` for a store in memory.
+    pub fn index_progress(&self) -> Option<IndexProgress> {
+        self.0.embedded.as_ref()?;
+        Some(self.0.shared.lag.progress(self.clock().now()))
+    }
+
+    fn behind_ms(&self, watch: Watch) -> u64 {
+        self.0.shared.lag.behind_ms(watch, self.clock().now())
     }
 
     /// Events, newest first; `before` is a cursor from [`Page::next`]. Reads the disk: not for async threads.
@@ -305,8 +311,10 @@ impl Store {
         before: Option<EventId>,
         limit: usize,
     ) -> Result<Page<Event>, ReadError> {
+        self.log_told();
+        let watch = self.0.shared.lag.watch();
         let found = self.search_events(filter, before.map(|id| id.0), limit.saturating_add(1))?;
-        Ok(page(found, limit, |event| event.id.0, self.lag_ms()))
+        Ok(page(found, limit, |event| event.id.0, self.behind_ms(watch)))
     }
 
     fn search_events(
@@ -318,7 +326,7 @@ impl Store {
         let came_back = self.state().came_back;
         let mut recent = self.newest_events(filter, before.unwrap_or(u64::MAX), wanted);
         let Some(embedded) = &self.0.embedded else { return Ok(recent) };
-        let older = self.older(&embedded.index, wanted, |index| index.events(filter, before))?;
+        let older = self.older(embedded, wanted, |index| index.events(filter, before))?;
         if self.state().came_back != came_back {
             recent.extend(self.newest_events(filter, before.unwrap_or(u64::MAX), wanted));
         }

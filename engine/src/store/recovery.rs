@@ -88,6 +88,8 @@ struct Recovery<'a> {
     /// Ids below are reserved.
     reserved: u64,
     touched: Touched,
+    /// Only what the index has is folded: no kept values.
+    index_only: bool,
 }
 
 /// The numbers of all segments, in order.
@@ -145,6 +147,7 @@ pub(super) fn recover(
         batch: 0,
         reserved,
         touched: Touched::new(),
+        index_only: false,
     };
     let Some(last) = numbers.last().copied() else { return Ok(recovery.out) };
     let first = checkpoint.map_or(0, |checkpoint| checkpoint.segment);
@@ -170,35 +173,49 @@ pub(super) fn recover(
     Ok(out)
 }
 
-/// Folds one sealed segment into a state of its own that has everything before it. Gives the last
-/// transaction.
+/// A segment to be folded for the index only.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Refold {
+    pub(super) number: u64,
+    /// The state had the transactions up to this one from the beginning.
+    pub(super) known: u64,
+    /// The last transaction that the state has, and the last of the segments read: what is known may lie behind it.
+    pub(super) sequence: u64,
+    pub(super) read: u64,
+    /// It is still being written.
+    pub(super) open: bool,
+}
+
+/// Folds one segment into a state of its own that has everything before it. Gives what there is to fold next.
 pub(super) fn refold(
     files: &dyn Files,
     folder: &Path,
-    number: u64,
+    refold: Refold,
     identity: Identity,
     shared: &Shared,
     keeper: &mut Keeper,
-    sequence: u64,
-) -> Result<u64, OpenError> {
-    shared.open_segment.store(number, Ordering::Release);
-    let out = Recovered::default();
-    let touched = Touched::new();
+) -> Result<Refold, OpenError> {
+    let Refold { number, known, sequence, read, open } = refold;
     let mut recovery = Recovery {
         files,
         folder,
         shared,
         keeper,
-        out,
-        known: 0,
+        out: Recovered::default(),
+        known,
         sequence,
-        read: sequence,
+        read,
         batch: 0,
         reserved: 1,
-        touched,
+        touched: Touched::new(),
+        index_only: true,
     };
-    recovery.segment(number, false, identity)?;
-    Ok(recovery.sequence)
+    match open {
+        true => drop(recovery.read(number, false, identity)?),
+        false => recovery.segment(number, false, identity)?,
+    }
+    let Recovery { sequence, read, .. } = recovery;
+    Ok(Refold { number: number + 1, sequence, read, ..refold })
 }
 
 impl Recovery<'_> {
@@ -230,6 +247,17 @@ impl Recovery<'_> {
     }
 
     fn segment(&mut self, number: u64, last: bool, identity: Identity) -> Result<(), OpenError> {
+        let (mut content, tail) = self.read(number, last, identity)?;
+        if last {
+            self.end(number, &mut content, &tail, identity)?;
+        }
+        drop(content);
+        self.keeper.sealed(number, self.read);
+        Ok(())
+    }
+
+    /// Reads a segment and folds its frames.
+    fn read(&mut self, number: u64, last: bool, identity: Identity) -> Result<(Window, Tail), OpenError> {
         let path = segment::path(self.folder, number);
         let failed = |error| OpenError::io(&path, error);
         let mut content = Window::open(self.files, &path).map_err(failed)?;
@@ -244,12 +272,7 @@ impl Recovery<'_> {
             _ => self.damaged(number, 0, HEADER),
         }
         let tail = self.frames(number, &mut content, last, identity.salt)?;
-        if last {
-            self.end(number, &mut content, &tail, identity)?;
-        }
-        drop(content);
-        self.keeper.sealed(number, self.read);
-        Ok(())
+        Ok((content, tail))
     }
 
     /// Folds the frames of a segment.
@@ -309,7 +332,7 @@ impl Recovery<'_> {
 
     fn fold(&mut self, number: u64, frame: &Frame<'_>) -> Result<(), OpenError> {
         let offset = frame.offset + segment::FRAME;
-        let Recovery { shared, keeper, reserved, touched, known, sequence, .. } = self;
+        let Recovery { shared, keeper, reserved, touched, known, sequence, index_only, .. } = self;
         let folded = record::decode(frame.payload, number, offset, &shared.vault, |entry| match entry {
             Entry::Reservation(limit) => *reserved = (*reserved).max(limit),
             Entry::Lost(_) => {
@@ -320,7 +343,10 @@ impl Recovery<'_> {
                 state.sequence = state.sequence.max(frame.header.sequence);
             }
             Entry::Commit(commit, _) if commit.sequence <= *known => {}
-            Entry::Commit(commit, places) => {
+            Entry::Commit(mut commit, places) => {
+                if *index_only {
+                    commit.changes.retain(|change| !matches!(change, Change::Keep(..)));
+                }
                 let mut places = places.into_iter();
                 for change in &commit.changes {
                     match change {
@@ -344,7 +370,8 @@ impl Recovery<'_> {
         self.shared.durable.advance(self.sequence);
         let waiting = self.shared.state().fresh.waiting();
         if waiting >= 2 * PART {
-            self.keeper.relieve();
+            // Not what the checkpoint knows of later segments.
+            self.keeper.relieve(self.read);
         }
         Ok(())
     }

@@ -8,6 +8,10 @@ use super::api::StoreFailed;
 use super::bodies::Bodies;
 use super::durable::Durable;
 use super::ids::Ids;
+use super::index::IndexFile;
+use super::journal::Identity;
+use super::lag::Lag;
+use super::open::Options;
 use super::permit::Share;
 use super::state::State;
 use crate::clock::SharedClock;
@@ -42,11 +46,34 @@ pub(super) struct Shared {
     pub(super) open_segment: AtomicU64,
     /// When the first transaction in it was submitted (microseconds since 1970); `i64::MAX` = it has none.
     pub(super) open_since: AtomicI64,
-    /// Since when index files are being made again (microseconds since 1970); 0 = the index is complete.
-    pub(super) rebuilding_since: AtomicU64,
+    /// What the index lacks.
+    pub(super) lag: Lag,
 }
 
 impl Shared {
+    /// What an embedded store shares, with nothing in it.
+    pub(super) fn new(options: &Options, clock: SharedClock, vault: Vault, identity: Identity) -> Shared {
+        Shared {
+            clock,
+            vault,
+            epoch: format!("{:016x}", identity.epoch).into(),
+            state: Mutex::new(State::new(options.window)),
+            bodies: Bodies::new(options.memory / 4),
+            ids: Ids::new(1, 1),
+            durable: Durable::default(),
+            ingest: Share::new(options.memory / 4),
+            completion: Share::new(options.memory / 4),
+            failed: OnceLock::new(),
+            closed: AtomicBool::default(),
+            dropped_events: AtomicU64::default(),
+            reported: Mutex::default(),
+            told: Mutex::default(),
+            open_segment: AtomicU64::default(),
+            open_since: AtomicI64::new(i64::MAX),
+            lag: Lag::default(),
+        }
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,6 +122,16 @@ impl Shared {
         tracing::error!(name: "store.corrupt", place, "store.corrupt: {what} cannot be read");
         let text = format!("{what} cannot be read at {place}; everything else is there");
         self.tell(NewEvent::new(Level::Error, "store.corrupt", text));
+    }
+
+    /// An index file was found broken, and has been taken out.
+    pub(super) fn report_broken(&self, file: &IndexFile) {
+        let why = file.broken().unwrap_or("it cannot be read");
+        let name = file.name();
+        tracing::error!(name: "store.corrupt", file = name, why, "store.corrupt: an index file is made again");
+        let text = format!("index/{name} is made again from the journal, and nothing is lost: {why}");
+        self.tell(NewEvent::new(Level::Error, "store.corrupt", text));
+        self.lag.begin(self.clock.now());
     }
 
     /// An event of a thread that cannot log it itself.

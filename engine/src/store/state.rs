@@ -20,6 +20,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use self::item::Item;
+pub(super) use self::paging::Step;
 pub(super) use self::snapshot::{ItemSnapshot, Snapshot, respine};
 use super::change::{Change, Commit};
 use super::fresh::Fresh;

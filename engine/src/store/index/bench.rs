@@ -31,8 +31,8 @@ impl IndexBench {
     pub fn open(folder: &Path, seal: bool) -> Outcome<IndexBench> {
         let vault = Vault::ephemeral().map_err(|error| error.to_string())?;
         let (files, sealer) = (Arc::new(SystemFiles), Sealer { vault, bodies: seal });
-        let opened = Index::open(files, folder.to_owned(), Secret::new([7; 16]), sealer, 1);
-        Ok(IndexBench(opened.map_err(told)?.0))
+        let (index, refused) = Index::open(files, folder.to_owned(), Secret::new([7; 16]), sealer, 1);
+        refused.into_iter().next().map_or(Ok(IndexBench(index)), |error| Err(told(error)))
     }
 
     /// Writes a file with these headers, each with a body of its own, and with the rows of the parts.

@@ -1,6 +1,8 @@
 //! Making a file: rows are collected in any order, merged with those of earlier part files, and written
 //! front to back under a name aside.
 
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::Error;
@@ -106,18 +108,41 @@ impl Builder {
     ) -> Result<Arc<IndexFile>, Error> {
         let environment = self.environment.clone();
         let name = super::file_name(coverage.segment, coverage.part);
-        let aside = format!(".{}.part", name.trim_start_matches('.'));
-        let path = environment.folder.join(&aside);
-        let fail = |error| Error::io(&name, error);
-        let file = environment.files.create(&path).map_err(fail)?;
-        let mut writer = Writer::new(Output::new(file), coverage, name.clone());
-        writer.write(&mut self, parts)?;
+        let aside = environment.folder.join(format!(".{}.part", name.trim_start_matches('.')));
+        let written = self.write_aside(&environment, &name, &aside, coverage, parts);
+        if written.is_err() {
+            // On a full disk, what there is of it would be in the way.
+            let _ = environment.files.remove(&aside);
+        }
+        written.and_then(|()| IndexFile::open(&environment, &name))
+    }
+
+    fn write_aside(
+        &mut self,
+        environment: &Environment,
+        name: &str,
+        aside: &Path,
+        coverage: Coverage,
+        parts: &[Arc<IndexFile>],
+    ) -> Result<(), Error> {
+        let fail = |error| Error::io(name, error);
+        let create = || environment.files.create(aside);
+        let file = match create() {
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                // Somebody removed the folder.
+                environment.names()?;
+                create()
+            }
+            file => file,
+        };
+        let mut writer = Writer::new(Output::new(file.map_err(fail)?), coverage, name.to_owned());
+        writer.write(self, parts)?;
         let lasting = coverage.part == 0;
         writer.output.finish(lasting).map_err(fail)?;
-        environment.files.rename(&path, &environment.folder.join(&name)).map_err(fail)?;
+        environment.files.rename(aside, &environment.folder.join(name)).map_err(fail)?;
         if lasting {
             environment.files.sync_dir(&environment.folder).map_err(fail)?;
         }
-        IndexFile::open(&environment, &name)
+        Ok(())
     }
 }

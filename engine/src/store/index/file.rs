@@ -1,10 +1,11 @@
 //! An open index file: its directory in memory, its blocks on the disk, each checked against its CRC
 //! whenever it is read.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::directory::decode;
@@ -28,6 +29,8 @@ pub(in crate::store) struct IndexFile {
     pub(super) key: u64,
     pub(super) directory: Directory,
     doomed: AtomicBool,
+    /// Why it cannot be read any more: set by whoever found that out.
+    broken: OnceLock<String>,
 }
 
 impl IndexFile {
@@ -42,7 +45,8 @@ impl IndexFile {
         let key = environment.handles.key();
         environment.handles.keep(key, file);
         let (environment, name) = (environment.clone(), name.to_owned());
-        Ok(Arc::new(IndexFile { environment, name, key, directory, doomed: AtomicBool::new(false) }))
+        let (doomed, broken) = (AtomicBool::new(false), OnceLock::new());
+        Ok(Arc::new(IndexFile { environment, name, key, directory, doomed, broken }))
     }
 
     /// What is known of it without reading.
@@ -69,16 +73,47 @@ impl IndexFile {
         self.doomed.store(true, Ordering::Release);
     }
 
+    /// Bytes are not what was written: from now on it is broken.
     pub(super) fn damaged(&self, offset: u64) -> Error {
-        Error::Damaged { file: self.name.clone(), offset }
+        self.breaks(Error::Damaged { file: self.name.clone(), offset })
+    }
+
+    /// The disk refused to give it. That breaks the file too, unless it is this process that wants too much.
+    fn refused(&self, error: io::Error) -> Error {
+        self.breaks(Error::io(&self.name, error))
+    }
+
+    fn breaks(&self, error: Error) -> Error {
+        if !error.passes() {
+            let _ = self.broken.set(error.to_string());
+        }
+        error
+    }
+
+    /// Why it cannot be read any more.
+    pub(in crate::store) fn broken(&self) -> Option<&str> {
+        self.broken.get().map(String::as_str)
+    }
+
+    /// Removes it from the disk now, whoever still reads it.
+    pub(super) fn unlink(&self) {
+        self.environment.handles.forget(self.key);
+        self.removed(self.environment.files.remove(&self.path()));
+    }
+
+    fn removed(&self, removed: io::Result<()>) {
+        if let Err(error) = removed
+            && !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+        {
+            tracing::warn!(file = self.name, %error, "an index file that is not needed stays on the disk");
+        }
     }
 
     fn handle(&self) -> Result<Arc<dyn File>, Error> {
         if let Some(file) = self.environment.handles.get(self.key) {
             return Ok(file);
         }
-        let opened = self.environment.files.open(&self.path());
-        let file = opened.map_err(|error| Error::io(&self.name, error))?;
+        let file = self.environment.files.open(&self.path()).map_err(|error| self.refused(error))?;
         self.environment.handles.keep(self.key, file.clone());
         Ok(file)
     }
@@ -94,7 +129,7 @@ impl IndexFile {
         match files::read_exact(&*self.handle()?, &mut bytes, offset) {
             Ok(()) => Ok(bytes),
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(self.damaged(offset)),
-            Err(error) => Err(Error::io(&self.name, error)),
+            Err(error) => Err(self.refused(error)),
         }
     }
 
@@ -240,12 +275,7 @@ impl Drop for IndexFile {
     fn drop(&mut self) {
         self.environment.handles.forget(self.key);
         if self.doomed.load(Ordering::Acquire) {
-            let removed = self.environment.files.remove(&self.path());
-            if let Err(error) = removed
-                && error.kind() != ErrorKind::NotFound
-            {
-                tracing::warn!(file = self.name, %error, "an index file that is not needed stays on the disk");
-            }
+            self.removed(self.environment.files.remove(&self.path()));
         }
     }
 }

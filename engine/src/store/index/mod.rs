@@ -52,7 +52,8 @@
 //! from outside, so beyond 4096 names or groups they share one group that matches any.
 //!
 //! Every byte is under a CRC that is checked whenever it is read: a damaged file gives [`Error::Damaged`] with
-//! its name and an offset, never a wrong row.
+//! its name and an offset, never a wrong row. From then on it is *broken*: [`Index::take_broken`] takes it out
+//! and removes it (the journal has everything in it, and what is purged must not live on in a copy).
 //!
 //! # Memory
 //! An open file keeps its directory: at 60,000 headers with two keys each, their bodies and some events about
@@ -80,6 +81,7 @@ mod write;
 use std::io;
 use std::ops::{Deref, RangeInclusive};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::bench::{IndexBench, Part};
@@ -129,6 +131,16 @@ pub(in crate::store) enum Error {
         /// What it said.
         error: io::Error,
     },
+    /// The folder itself could not be used.
+    #[error("the index folder {folder} cannot be used ({error}){aside}")]
+    Folder {
+        /// The folder.
+        folder: String,
+        /// What the disk said.
+        error: io::Error,
+        /// What became of it.
+        aside: String,
+    },
     /// A row could not be sealed.
     #[error(transparent)]
     Vault(#[from] VaultError),
@@ -139,13 +151,34 @@ impl Error {
         Error::Io { file: file.to_owned(), error }
     }
 
-    /// The file that has to be made again.
-    pub(in crate::store) fn file(&self) -> Option<&str> {
+    #[cfg(test)]
+    fn file(&self) -> Option<&str> {
         match self {
             Error::Damaged { file, .. } | Error::Foreign { file } | Error::Newer { file } => Some(file),
-            Error::Io { .. } | Error::Vault(_) => None,
+            _ => None,
         }
     }
+
+    /// Whether a file was found broken: it is, or will be, taken out, and then asking again makes sense.
+    pub(in crate::store) fn is_of_a_file(&self) -> bool {
+        matches!(self, Error::Damaged { .. } | Error::Io { .. }) && !self.passes()
+    }
+
+    /// Whether it is no fault of the file, and passes by itself: the process has too many files open, or the
+    /// machine no memory.
+    pub(in crate::store) fn passes(&self) -> bool {
+        match self {
+            Error::Io { error, .. } | Error::Folder { error, .. } => passes(error),
+            _ => false,
+        }
+    }
+}
+
+/// See [`Error::passes`]: EMFILE, ENFILE, ENOMEM.
+fn passes(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(|errno| Some(errno.raw_os_error()));
+    known.contains(&error.raw_os_error())
 }
 
 /// The tables of a file.
@@ -220,6 +253,7 @@ pub(in crate::store) struct Index(Arc<Inner>);
 struct Inner {
     environment: Arc<Environment>,
     set: Mutex<Arc<Set>>,
+    parts: AtomicU32,
 }
 
 /// Reads every file of a folder once and changes nothing: the names of those that are not right, and why. One
@@ -242,25 +276,26 @@ pub(in crate::store) fn verify(
 
 impl Index {
     /// Opens the files in a folder, which is made if need be; those of another `epoch`, and what cannot be
-    /// opened, are left out and named.
+    /// opened, are left out and named. A folder that cannot be used is set aside; where even that fails, the
+    /// index is empty and nothing can be written to it.
     pub(in crate::store) fn open(
         files: Arc<dyn Files>,
         folder: PathBuf,
         secret: Secret,
         sealer: Sealer,
         epoch: u64,
-    ) -> Result<(Index, Vec<Error>), Error> {
-        let place = folder.display().to_string();
-        let fail = |error| Error::io(&place, error);
-        files.create_dir(&folder).map_err(fail)?;
-        let names = files.list(&folder).map_err(fail)?;
+    ) -> (Index, Vec<Error>) {
         let handles = environment::Handles::default();
         let environment = Arc::new(Environment { files, folder, secret, sealer, handles });
         let (mut set, mut refused) = (Vec::new(), Vec::new());
+        let names = environment.names().unwrap_or_else(|error| {
+            refused.push(error);
+            Vec::new()
+        });
         for name in names {
             if name.starts_with('.') && name.ends_with(".part") {
                 let removed = environment.files.remove(&environment.folder.join(&name));
-                removed.map_err(|error| Error::io(&name, error))?;
+                refused.extend(removed.err().map(|error| Error::io(&name, error)));
             } else if number_of(&name).is_some() {
                 match IndexFile::open(&environment, &name) {
                     Ok(file) if file.meta().coverage.epoch == epoch && file.is_named(&name) => set.push(file),
@@ -270,7 +305,50 @@ impl Index {
             }
         }
         set.sort_by_key(|file| file.order());
-        Ok((Index(Arc::new(Inner { environment, set: Mutex::new(Arc::new(Set(set))) })), refused))
+        let set = Mutex::new(Arc::new(Set(set)));
+        (Index(Arc::new(Inner { environment, set, parts: AtomicU32::new(0) })), refused)
+    }
+
+    /// A number for a part file that none had in this process: readers may still hold an earlier one.
+    pub(in crate::store) fn next_part(&self) -> u32 {
+        self.0.parts.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The names on the disk. The folder is made again if it is gone, and set aside where it cannot be read.
+    pub(in crate::store) fn names(&self) -> Result<Vec<String>, Error> {
+        self.environment().names()
+    }
+
+    /// Whether files can be written: tries it.
+    pub(in crate::store) fn try_write(&self) -> Result<(), Error> {
+        let environment = self.environment();
+        environment.names()?;
+        let probe = environment.folder.join(".probe.part");
+        let made = environment.files.create(&probe);
+        made.map(drop).and_then(|()| environment.files.remove(&probe)).map_err(|error| Error::io("", error))
+    }
+
+    /// Whether a file was found broken and is still in the set.
+    pub(in crate::store) fn has_broken(&self) -> bool {
+        self.files().iter().any(|file| file.broken().is_some())
+    }
+
+    /// Takes files that were found broken out of the set and removes them. Whoever finds a file here is the
+    /// only one who does.
+    pub(in crate::store) fn take_broken(&self) -> Vec<Arc<IndexFile>> {
+        let (broken, before) = {
+            let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
+            let parted = set.iter().cloned().partition(|file| file.broken().is_some());
+            let (broken, sound): (Vec<_>, Vec<_>) = parted;
+            if broken.is_empty() {
+                return broken;
+            }
+            (broken, std::mem::replace(&mut *set, Arc::new(Set(sound))))
+        };
+        drop(before);
+        // At once: a file with its name may be made again while somebody still holds this one.
+        broken.iter().for_each(|file| file.unlink());
+        broken
     }
 
     fn environment(&self) -> &Arc<Environment> {
@@ -308,14 +386,6 @@ impl Index {
         };
         // The last reader may be us: files are removed outside of the lock.
         drop(before);
-    }
-
-    /// Takes a file out of the set and removes it; whether it was there.
-    pub(in crate::store) fn remove(&self, name: &str) -> bool {
-        let found = self.files().iter().find(|file| file.name() == name).cloned();
-        let there = found.is_some();
-        self.replace(found.as_slice(), Vec::new());
-        there
     }
 
     /// Messages that match, newest first, below `before`.

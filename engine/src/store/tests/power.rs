@@ -207,8 +207,7 @@ impl World {
             let purged = purging.await.unwrap();
             failed |= self.purged(store, purged).await;
         }
-        let made = usize::try_from(store.state().sequence).unwrap();
-        self.effects.resize(made.max(self.effects.len()), Vec::new());
+        self.keep_up(store);
         failed
     }
 
@@ -281,6 +280,8 @@ impl World {
             if self.files.has_failed() {
                 return None;
             }
+            // On a full disk it waits until somebody makes room.
+            self.files.make_room();
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
         if self.files.has_failed() {
@@ -396,7 +397,9 @@ impl World {
         self.effects.truncate(k);
         self.durable = k;
         // A purge that was cut short may have taken something.
-        let Some((messages, events)) = self.missing(store, &Model::of(&self.effects)).await else { return };
+        let Some((messages, events)) = self.missing(store, &Model::of(&self.effects)).await else {
+            return self.keep_up(store);
+        };
         if let Some(last) = self.effects.last_mut() {
             last.push(Effect::Purged { messages, events });
         }
@@ -412,7 +415,9 @@ impl World {
         }
         found.kept = store.scan(KeepFamily::ProcessState, "").into_iter().collect();
         let events = store.events(&EventFilter::default(), None, 1_000_000).unwrap().entries;
-        found.events = events.into_iter().rev().map(|event| event.text).collect();
+        // Not what the store says of its index.
+        let ours = events.into_iter().rev().filter(|event| event.kind == "trace");
+        found.events = ours.map(|event| event.text).collect();
         assert!(
             expected.messages == found.messages,
             "messages differ: {:?} {:?}",
@@ -438,6 +443,13 @@ impl World {
             assert_eq!(head.map(|head| head.id), oldest.map(|(id, _)| MessageId(*id)));
         }
         self.highest_id = self.highest_id.max(store.next_id());
+        self.keep_up(store);
+    }
+
+    /// What the store said of its index are transactions of its own.
+    fn keep_up(&mut self, store: &Store) {
+        let made = usize::try_from(store.state().sequence).unwrap();
+        self.effects.resize(made.max(self.effects.len()), Vec::new());
     }
 }
 

@@ -59,6 +59,8 @@ struct World {
     /// Changes of names since their folder was synced.
     pending_names: Vec<(PathBuf, Option<usize>)>,
     faults: Faults,
+    /// Whatever lies below this folder can neither be made nor opened nor listed.
+    refused: Option<PathBuf>,
     off: bool,
     /// The power went, or a sync failed.
     failed: bool,
@@ -114,6 +116,14 @@ impl World {
         Ok(true)
     }
 
+    /// Somebody may not use this.
+    fn check(&self, path: &Path) -> io::Result<()> {
+        match &self.refused {
+            Some(refused) if path.starts_with(refused) => Err(ErrorKind::PermissionDenied.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn used(&self) -> u64 {
         let named: std::collections::BTreeSet<_> = self.names.values().collect();
         named.into_iter().map(|inode| self.inodes[*inode].now.len() as u64).sum()
@@ -144,6 +154,24 @@ impl SimFiles {
     /// Whether the power has gone or a sync has failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.world().failed
+    }
+
+    /// The disk is as large as need be from now on.
+    pub(crate) fn make_room(&self) {
+        self.world().faults.capacity = None;
+    }
+
+    /// Refuses a folder, or no longer.
+    pub(crate) fn refuse(&self, folder: &str, refuse: bool) {
+        self.world().refused = refuse.then(|| folder.into());
+    }
+
+    /// Removes everything in a folder.
+    pub(crate) fn remove_under(&self, folder: &str) {
+        let mut world = self.world();
+        world.names.retain(|name, _| name.parent() != Some(Path::new(folder)));
+        world.durable_names.retain(|name, _| name.parent() != Some(Path::new(folder)));
+        world.pending_names.retain(|(name, _)| name.parent() != Some(Path::new(folder)));
     }
 
     /// How many files have been synced so far, or are being synced.
@@ -267,17 +295,21 @@ impl Files for SimFiles {
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
         let world = self.world();
+        world.check(path)?;
         let here = world.names.keys().filter(|name| name.parent() == Some(path));
         Ok(here.map(|name| name.file_name().unwrap().to_str().unwrap().to_owned()).collect())
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let inode = *self.world().names.get(path).ok_or(ErrorKind::NotFound)?;
+        let world = self.world();
+        world.check(path)?;
+        let inode = *world.names.get(path).ok_or(ErrorKind::NotFound)?;
         Ok(Arc::new(SimFile { world: self.0.clone(), inode }))
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut world = self.world();
+        world.check(path)?;
         if !world.change()? {
             return Err(no_power());
         }
@@ -295,6 +327,7 @@ impl Files for SimFiles {
         if !world.change()? {
             return Err(no_power());
         }
+        world.check(from)?;
         let inode = *world.names.get(from).ok_or(ErrorKind::NotFound)?;
         world.names.remove(from);
         world.names.insert(to.to_owned(), inode);

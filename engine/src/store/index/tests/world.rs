@@ -236,7 +236,7 @@ impl Segment {
 
 pub(super) fn index(folder: &Path, seal: bool, vault: &Vault) -> (Index, Vec<Error>) {
     let sealer = Sealer { vault: vault.clone(), bodies: seal };
-    Index::open(Arc::new(SystemFiles), folder.to_owned(), Secret::new([7; 16]), sealer, EPOCH).unwrap()
+    Index::open(Arc::new(SystemFiles), folder.to_owned(), Secret::new([7; 16]), sealer, EPOCH)
 }
 
 pub(super) fn micros(value: i64) -> Timestamp {
