@@ -11,6 +11,7 @@
 //!   file back to the last whole frame and writes the same bytes again, once per `pace`, until they fit.
 //! - **Company** is waited for where it is worth it: see `gather`.
 
+mod cores;
 mod gather;
 mod late;
 mod roll;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
+use self::cores::Cores;
 use self::gather::Gathered;
 pub(super) use self::late::Late;
 pub(super) use self::roll::encode_end;
@@ -158,6 +160,7 @@ pub(super) struct Writer {
     last_new: usize,
     /// How many batches in a row nobody has waited for.
     unhurried: u32,
+    cores: Cores,
     unseen: u64,
     /// Is told of segments that have ended.
     keeper: Sender<Task>,
@@ -240,6 +243,7 @@ impl Writer {
             last_batch: 0,
             last_new: 0,
             unhurried: 0,
+            cores: Cores::new(),
             unseen: 0,
             keeper,
         };

@@ -1,12 +1,13 @@
 //! Which transactions a batch holds, and how long it waits for them.
 //!
 //! - **Company**: where several senders wait at once, most of those that the last batch answered are about to
-//!   come back. The writer gives them up to half a millisecond, in which it sleeps rather than be woken for
-//!   each: one large batch costs the machine far less than many small ones. Nobody is waited for after a batch
-//!   with fewer than [`CROWD`] new messages, so a few senders have the disk's own latency. While a queue is only
-//!   being drained nobody waits for the disk at all, and completions gather in the same way.
+//!   come back. While the machine's cores are busy ([`Cores`]), the writer gives them up to half a millisecond,
+//!   in which it sleeps rather than be woken for each: one large batch costs the machine far less than many
+//!   small ones. Nobody is waited for after a batch with fewer than [`CROWD`] new messages, nor in a batch of
+//!   [`LARGE`], nor while cores are idle: then senders have the disk's own latency. While a queue is only being
+//!   drained nobody waits for the disk at all, and completions gather in the same way.
 //! - **Linger**: when the last sync took over a millisecond and the batch before held several transactions, a
-//!   fifth of that sync (at most 200 µs) is spent waiting for company, however few they are.
+//!   fifth of that sync (at most 200 µs, for a crowd 500 µs) is spent waiting for company, whatever the cores do.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,12 @@ const MOST_TRANSACTIONS: usize = 1024;
 const MOST_BYTES: usize = 8 << 20;
 /// So many new messages in the last batch are worth waiting for the next of their senders.
 const CROWD: usize = 4;
+/// So many transactions share the cost of a batch well enough.
+const LARGE: usize = 48;
 /// How long company is waited for.
 const COMPANY: Duration = Duration::from_micros(500);
+/// How long at most after a slow sync, for fewer than a crowd.
+const LINGER: Duration = Duration::from_micros(200);
 /// After so many batches in a row for which nobody waited, completions wait for company.
 const UNHURRIED: u32 = 4;
 /// How long the writer sleeps before it looks again who has come.
@@ -83,32 +88,49 @@ impl Writer {
         batch.add(first);
         batch.take(jobs, most_bytes);
         if !batch.is_full(most_bytes)
-            && let Some((limit, enough)) = self.company(&batch)
+            && let Some(wait) = self.company(&batch)
         {
-            let until = Instant::now() + limit;
-            while !batch.is_full(most_bytes) && batch.new < enough && Instant::now() < until {
-                std::thread::sleep(NAP.min(limit));
+            let until = Instant::now() + wait.limit;
+            while !batch.is_full(most_bytes) && !wait.is_over(&batch) && Instant::now() < until {
+                std::thread::sleep(NAP.min(wait.limit));
                 batch.take(jobs, most_bytes);
             }
         }
         batch
     }
 
-    /// How long to wait for more company, and for how many new messages.
-    fn company(&mut self, batch: &Gathered) -> Option<(Duration, usize)> {
+    /// How long to wait for more company, and for how much.
+    fn company(&mut self, batch: &Gathered) -> Option<Wait> {
         self.unhurried = match batch.new == 0 && !self.shared.durable.is_waited_for() {
             true => self.unhurried.saturating_add(1),
             false => 0,
         };
-        if self.last_new >= CROWD {
-            // Those who were answered last, and those who came meanwhile: not all of them come back.
-            return Some((COMPANY, (self.last_new + batch.new) * 3 / 4));
-        }
         if self.unhurried > UNHURRIED {
-            return Some((COMPANY, 1));
+            return Some(Wait { limit: COMPANY, new: 1, all: usize::MAX });
         }
-        let slow = self.last_sync > Duration::from_millis(1) && self.last_batch >= 2;
-        slow.then(|| ((self.last_sync / 5).min(Duration::from_micros(200)), usize::MAX))
+        // Those who were answered last, and those who came meanwhile: not all of them come back.
+        let (crowd, back) = (self.last_new >= CROWD, (self.last_new + batch.new) * 3 / 4);
+        if self.last_sync > Duration::from_millis(1) && self.last_batch >= 2 {
+            let (most, new) = if crowd { (COMPANY, back) } else { (LINGER, usize::MAX) };
+            return Some(Wait { limit: (self.last_sync / 5).min(most), new, all: usize::MAX });
+        }
+        let worth = crowd && batch.commits.len() < LARGE && self.cores.are_busy();
+        worth.then_some(Wait { limit: COMPANY, new: back, all: LARGE })
+    }
+}
+
+/// A wait for company.
+struct Wait {
+    limit: Duration,
+    /// It ends with so many new messages,
+    new: usize,
+    /// or with so many transactions.
+    all: usize,
+}
+
+impl Wait {
+    fn is_over(&self, batch: &Gathered) -> bool {
+        batch.new >= self.new || batch.commits.len() >= self.all
     }
 }
 
