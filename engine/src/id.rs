@@ -1,10 +1,14 @@
 //! Identifiers. Message, session and body ids come from one dense per-store sequence below 2^53
 //! (so that JavaScript and JSON read them exactly); they carry no time and are never reused.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+/// A map by ids, or by names of a production: nobody outside can choose keys that collide, so it hashes fast.
+pub type IdMap<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
 macro_rules! numeric_id {
     ($(#[$doc:meta])* $name:ident) => {

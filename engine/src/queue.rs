@@ -26,7 +26,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::config::settings::{OnSuspend, PoolSize};
-use crate::id::MessageId;
+use crate::id::{IdMap, MessageId};
 use lines::Holders;
 
 /// How a queue schedules.
@@ -81,7 +81,7 @@ struct Slot {
 pub struct Queue {
     policy: Policy,
     /// Where each entry is, suspended ones included.
-    places: HashMap<MessageId, u64>,
+    places: IdMap<MessageId, u64>,
     /// Unfinished entries.
     slots: BTreeMap<u64, Slot>,
     /// Suspended entries: they have left the queue and may come back.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::codec::{DecodeError, Encoder, Fields};
 pub(super) use super::index::Description;
 use crate::body::Body;
-use crate::id::BodyId;
+use crate::id::{BodyId, IdMap};
 
 /// Descriptions that are remembered. Types come from outside: beyond it those that nobody has are forgotten.
 const KINDS: usize = 4096;
@@ -63,7 +63,7 @@ pub(super) struct Bodies(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    rows: HashMap<u64, Row>,
+    rows: IdMap<u64, Row>,
     kinds: HashMap<Arc<Description>, ()>,
     /// Evictable bodies, oldest first.
     turns: VecDeque<u64>,

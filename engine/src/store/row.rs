@@ -1,14 +1,14 @@
 //! Headers as the state keeps them: item names are numbers, types are shared, and what only unfinished
 //! messages need is apart.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::fault::Fault;
 use crate::header::{Header, Kind, ReplyTo, Status};
-use crate::id::{BodyId, ItemName, MessageId, SessionId};
+use crate::id::{BodyId, IdMap, ItemName, MessageId, SessionId};
 
 /// No item: the target of a rejected frame.
 const NOBODY: u32 = u32::MAX;
@@ -217,7 +217,7 @@ const TEXTS: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Names {
     items: Vec<ItemName>,
-    numbers: HashMap<ItemName, u32>,
+    numbers: IdMap<ItemName, u32>,
     texts: HashSet<Arc<str>>,
 }
 

@@ -28,6 +28,7 @@ use super::row::{Names, Row};
 use super::shelf::Shelf;
 use crate::event::Event;
 use crate::host::KeepFamily;
+use crate::id::IdMap;
 
 /// Everything but bodies.
 #[derive(Debug, Default)]
@@ -41,7 +42,7 @@ pub(super) struct State {
     items: Vec<Item>,
     keep: BTreeMap<KeepFamily, Shelf>,
     /// The generation under which each delivered header is out.
-    leases: HashMap<u64, u64>,
+    leases: IdMap<u64, u64>,
     generation: u64,
     /// The last transaction folded.
     pub(super) sequence: u64,
@@ -57,7 +58,7 @@ pub(super) struct State {
     /// The keeper has been told that much has gathered.
     pub(super) called: bool,
     /// How many headers in memory have each body.
-    body_users: HashMap<u64, u32>,
+    body_users: IdMap<u64, u32>,
     /// Born beyond a window and not yet known to be in the journal: transaction, item, position, body.
     unplaced: VecDeque<(u64, u32, u64, u64)>,
     /// Items whose window runs low while messages wait beyond it.
