@@ -1,5 +1,7 @@
 //! How fast the embedded store takes and delivers messages, beside a bare append + fdatasync loop on the
 //! same disk in the same run. Only the ratio means something on a shared machine.
+//! The bodies count, and in brackets all that was written; `bare` writes what half of the writers bring at once,
+//! as in a closed loop one half is being synced while the other comes back.
 //!
 //! `cargo bench -p septet-engine --bench store [-- SECONDS [FOLDER]]`
 
@@ -20,6 +22,11 @@ use septet_engine::header::{Header, Kind, ReplyTo, Status};
 use septet_engine::id::{BodyId, ItemName, MessageId, SessionId};
 use septet_engine::queue::Policy;
 use septet_engine::store::{Class, Guard, Lanes, Op, Options, Store, Transaction, Transition};
+use tokio::task::JoinHandle;
+
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -34,6 +41,7 @@ fn main() -> Outcome<()> {
     for (size, writers) in [(1024, 1), (1024, 8), (1024, 64), (1024, 256), (64 << 10, 64)] {
         row(Path::new(&folder), size, writers, time, Duration::ZERO)?;
     }
+    sustained(Path::new(&folder), time * 8)?;
     // As on disks whose sync reaches a platter or another machine: the writer lingers for company there.
     for delay in [1, 5] {
         println!("\nwith {delay} ms more for each sync\n{HEADS}");
@@ -44,7 +52,7 @@ fn main() -> Outcome<()> {
     Ok(())
 }
 
-const HEADS: &str = "  body  writers   msgs/s    MiB/s  bare MiB/s (batch)  ratio  µs CPU/msg  ack p50/p99 ms  bare p99 ms  p99 ratio  reopened in ms  RSS MiB";
+const HEADS: &str = "  body  writers   msgs/s    MiB/s  bare MiB/s (batch)  ratio (written)  µs CPU/msg  ack p50/p99 ms  bare p99 ms  p99 ratio  reopened in ms  RSS MiB";
 
 fn row(folder: &Path, size: usize, writers: usize, time: Duration, delay: Duration) -> Outcome<()> {
     // Interleaved, because the disk's mood changes; the better of two each.
@@ -64,13 +72,14 @@ fn row(folder: &Path, size: usize, writers: usize, time: Duration, delay: Durati
             None => Some(measured),
         };
     }
-    let Some(Measured { rate, cpu, p50, p99, reopen, resident }) = best else { return Ok(()) };
+    let Some(Measured { rate, written, cpu, p50, p99, reopen, resident }) = best else { return Ok(()) };
     let bytes = rate * size as f64 / 1_048_576.0;
     println!(
-        "{size:>6}  {writers:>7} {rate:>8.0} {bytes:>8.1} {:>10.1} ({:>5} KiB) {:>6.2} {cpu:>11.1}     {p50:.2} / {p99:.2} {:>12.2} {:>10.2} {reopen:>15.0} {resident:>8}",
+        "{size:>6}  {writers:>7} {rate:>8.0} {bytes:>8.1} {:>10.1} ({:>5} KiB) {:>6.2}    ({:>5.2}) {cpu:>11.1}     {p50:.2} / {p99:.2} {:>12.2} {:>10.2} {reopen:>15.0} {resident:>8}",
         bare.rate,
         batch / 1024,
         bytes / bare.rate,
+        written / bare.rate,
         bare.p99,
         p99 / bare.p99,
     );
@@ -180,6 +189,8 @@ impl files::File for SlowFile {
 
 struct Measured {
     rate: f64,
+    /// MiB per second of all that the journal holds then: bodies, headers, deliveries.
+    written: f64,
     cpu: f64,
     p50: f64,
     p99: f64,
@@ -197,50 +208,132 @@ fn store(folder: &Path, size: usize, writers: usize, time: Duration, delay: Dura
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let measured = runtime.block_on(async {
         let store = Store::open(Options::new(&path), Arc::new(SystemClock), files())?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let delivered = Arc::new(AtomicU64::new(0));
-        let mut drivers = Vec::new();
-        for target in 0..TARGETS {
-            let item = ItemName::new(format!("target{target}"));
-            let policy = Policy { pool: PoolSize::Limited(1), ordered: false, on_suspend: OnSuspend::Pass };
-            store.configure_queue(&item, policy);
-            drivers.push(tokio::spawn(deliver(store.clone(), item, stop.clone(), delivered.clone())));
-        }
+        let drivers = Drivers::start(&store);
         let (cpu, began) = (cpu_time()?, Instant::now());
-        let mut tasks = Vec::new();
-        for writer in 0..writers {
-            tasks.push(tokio::spawn(ingest(store.clone(), writer, size, time)));
-        }
         let mut acks = Vec::new();
-        for task in tasks {
+        for task in start_writers(&store, size, writers, time) {
             acks.extend(task.await??);
         }
         let taken = acks.len() as u64;
-        while delivered.load(Ordering::Relaxed) < taken {
+        while drivers.delivered() < taken {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let elapsed = began.elapsed().as_secs_f64();
         let cpu = (cpu_time()? - cpu) * 1e6 / taken as f64;
-        stop.store(true, Ordering::Relaxed);
-        for driver in &drivers {
-            driver.abort();
-        }
         let resident = resident()?;
         store.close().await?;
-        for driver in drivers {
-            // Aborted: it gives its handle of the store back.
-            let _ = driver.await;
-        }
+        drivers.stop().await;
         drop(store);
+        let written = written(&path)? as f64 / 1_048_576.0 / elapsed;
         let began = Instant::now();
         let again = Store::open(Options::new(&path), Arc::new(SystemClock), files())?;
         let reopen = began.elapsed().as_secs_f64() * 1e3;
         drop(again);
         let (p50, p99) = (percentile(&mut acks, 0.5), percentile(&mut acks, 0.99));
-        Ok(Measured { rate: taken as f64 / elapsed, cpu, p50, p99, reopen, resident })
+        Ok(Measured { rate: taken as f64 / elapsed, written, cpu, p50, p99, reopen, resident })
     });
     let _ = std::fs::remove_dir_all(&path);
     measured
+}
+
+/// Bytes of a closed journal.
+fn written(store: &Path) -> Outcome<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(store.join("journal"))? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "seg") {
+            bytes += entry.metadata()?.len();
+        }
+    }
+    Ok(bytes)
+}
+
+/// How long a stretch is looked at for the best rate.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// 64 writers for longer, while the index is written beside them: the best half second, the whole, and how many
+/// rows the index was behind.
+fn sustained(folder: &Path, time: Duration) -> Outcome<()> {
+    let path = folder.join("store");
+    let _ = std::fs::remove_dir_all(&path);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        let store = Store::open(Options::new(&path), Arc::new(SystemClock), Arc::new(SystemFiles))?;
+        let drivers = Drivers::start(&store);
+        let (cpu, began) = (cpu_time()?, Instant::now());
+        let writers = start_writers(&store, 1024, 64, time);
+        let (mut burst, mut behind, mut last) = (0.0_f64, 0, (began, 0));
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            tokio::time::sleep(LOOK).await;
+            let (now, delivered) = (Instant::now(), drivers.delivered());
+            burst = burst.max((delivered - last.1) as f64 / (now - last.0).as_secs_f64());
+            behind = behind.max(store.vitals()?.map_or(0, |vitals| vitals.unindexed));
+            last = (now, delivered);
+        }
+        let mut taken = 0;
+        for writer in writers {
+            taken += writer.await??.len() as u64;
+        }
+        while drivers.delivered() < taken {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let elapsed = began.elapsed().as_secs_f64();
+        let (rate, cpu) = (taken as f64 / elapsed, (cpu_time()? - cpu) * 1e6 / taken as f64);
+        println!(
+            "\n1024 B, 64 writers, {elapsed:.0} s beside the index: burst {burst:.0} msgs/s, sustained {rate:.0} msgs/s, {cpu:.1} µs CPU/msg, \
+             index behind by at most {behind} rows = {:.0} ms, {} MiB resident",
+            behind as f64 / rate * 1e3,
+            resident()?,
+        );
+        store.close().await?;
+        drivers.stop().await;
+        Ok(())
+    });
+    let _ = std::fs::remove_dir_all(&path);
+    result
+}
+
+/// Deliver what is received, one slot for each target.
+struct Drivers {
+    stop: Arc<AtomicBool>,
+    delivered: Arc<AtomicU64>,
+    tasks: Vec<JoinHandle<Outcome<()>>>,
+}
+
+impl Drivers {
+    fn start(store: &Store) -> Drivers {
+        let (stop, delivered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let tasks = (0..TARGETS).map(|target| {
+            let item = ItemName::new(format!("target{target}"));
+            let policy = Policy { pool: PoolSize::Limited(1), ordered: false, on_suspend: OnSuspend::Pass };
+            store.configure_queue(&item, policy);
+            tokio::spawn(deliver(store.clone(), item, stop.clone(), delivered.clone()))
+        });
+        let tasks = tasks.collect();
+        Drivers { stop, delivered, tasks }
+    }
+
+    fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// Until they have given their handles of the store back.
+    async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+}
+
+fn start_writers(
+    store: &Store,
+    size: usize,
+    writers: usize,
+    time: Duration,
+) -> Vec<JoinHandle<Outcome<Vec<Duration>>>> {
+    (0..writers).map(|writer| tokio::spawn(ingest(store.clone(), writer, size, time))).collect()
 }
 
 /// One connection: a message, its receipt, the next message.

@@ -64,6 +64,7 @@ fn describe() {
     for (name, text) in [
         ("septet_store_segments", "files of the journal"),
         ("septet_store_bytes", "bytes of the journal's files"),
+        ("septet_store_unindexed_rows", "rows in memory that are not in the index yet"),
         ("septet_store_free_bytes", "what the disk below the store has free"),
         ("septet_store_min_free_bytes", "new messages are refused when less than this is free"),
         ("septet_store_waiting", "transactions on their way to the disk"),

@@ -17,6 +17,8 @@ pub struct Vitals {
     pub floor: u64,
     /// Transactions on their way to the disk.
     pub waiting: u64,
+    /// Rows that are in memory and not in the index yet.
+    pub unindexed: u64,
     /// New messages are taken.
     pub accepting: bool,
 }
@@ -35,6 +37,7 @@ impl Store {
         }
         let free = disk.files().space(disk.folder())?.free;
         let (waiting, accepting) = (embedded.journal.waiting(), self.accepting());
-        Ok(Some(Vitals { segments, bytes, free, floor: disk.floor(), waiting, accepting }))
+        let unindexed = u64::try_from(self.state().fresh.waiting()).unwrap_or(u64::MAX);
+        Ok(Some(Vitals { segments, bytes, free, floor: disk.floor(), waiting, unindexed, accepting }))
     }
 }

@@ -50,6 +50,7 @@ pub(crate) async fn metrics(State(context): State<Context>) -> impl IntoResponse
         {
             metrics::gauge!("septet_store_segments", &labels).set(vitals.segments as f64);
             metrics::gauge!("septet_store_bytes", &labels).set(vitals.bytes as f64);
+            metrics::gauge!("septet_store_unindexed_rows", &labels).set(vitals.unindexed as f64);
             metrics::gauge!("septet_store_free_bytes", &labels).set(vitals.free as f64);
             metrics::gauge!("septet_store_min_free_bytes", &labels).set(vitals.floor as f64);
             metrics::gauge!("septet_store_waiting", &labels).set(vitals.waiting as f64);
