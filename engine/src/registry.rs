@@ -30,6 +30,9 @@ pub enum ItemKind {
 }
 
 impl ItemKind {
+    /// All of them, in the order of a message's way.
+    pub const ALL: [ItemKind; 3] = [ItemKind::Service, ItemKind::Process, ItemKind::Operation];
+
     /// `service`, `process`, `operation`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -2,7 +2,8 @@
 //! operations over HTTP; the templates themselves are in [`crate::template`].
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
-use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::build::{At, Build};
+use septet_engine::config::problem::did_you_mean;
 use septet_engine::config::units::Ordered;
 use septet_engine::host::OperationError;
 use septet_engine::record::{FieldType, MessageType, MessageTypes};

@@ -192,7 +192,7 @@ fn build_rule(
             }
             None => {
                 let known = ["first", "generated"].into_iter().chain(send.iter().map(ItemName::as_str));
-                let suggestion = septet_engine::config::build::did_you_mean(name, known);
+                let suggestion = septet_engine::config::problem::did_you_mean(name, known);
                 let text = format!("reply_from is one of this rule's send, first or generated, not {name}");
                 build.error("S0320", &key("reply_from"), text, suggestion);
                 ReplyFrom::Unsaid

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use septet_engine::config::build::did_you_mean;
 use septet_engine::config::document;
+use septet_engine::config::problem::did_you_mean;
 
 use crate::{output, registry};
 

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Node, Span, Value};
+use crate::config::problem::{Problem, did_you_mean};
 use crate::config::read::read;
 use crate::config::settings::{Common, Transform};
 use crate::config::source::Sources;
@@ -32,21 +33,6 @@ pub struct Names {
     pub placements: BTreeMap<String, Placement>,
     /// Lookup tables by name: key to value.
     pub lookups: BTreeMap<String, BTreeMap<String, String>>,
-}
-
-/// A problem found while building; [`crate::config`] turns it into a diagnostic.
-#[derive(Clone, Debug)]
-pub struct Problem {
-    /// How bad.
-    pub severity: Severity,
-    /// Stable code.
-    pub code: &'static str,
-    /// Where.
-    pub span: Span,
-    /// What.
-    pub text: String,
-    /// What to do.
-    pub suggestion: Option<String>,
 }
 
 /// One item being built.
@@ -215,17 +201,4 @@ impl Build<'_> {
         self.error("S0204", at, format!("there is no OAuth client named {name}"), suggestion);
         false
     }
-}
-
-/// "did you mean X?" for the nearest known name, when one is near.
-pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let near = |other: &str| {
-        let distance = strsim::damerau_levenshtein(name, other);
-        (distance <= 2 && distance < name.chars().count()) || strsim::jaro_winkler(name, other) > 0.88
-    };
-    known
-        .into_iter()
-        .filter(|other| near(other))
-        .min_by_key(|other| strsim::damerau_levenshtein(name, other))
-        .map(|other| format!("did you mean {other}?"))
 }

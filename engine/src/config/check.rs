@@ -8,10 +8,10 @@
 use serde_json::Value as Json;
 
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::build::{Problem, did_you_mean};
 use crate::config::certificates;
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Entry, Node, Span, Value};
+use crate::config::problem::{Problem, did_you_mean};
 use crate::config::resolve::DATA_TABLES;
 use crate::config::source::{Source, Sources};
 use crate::config::units::{check_format, format_name};

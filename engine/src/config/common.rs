@@ -5,9 +5,9 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use serde_json::Value as Json;
 
-use crate::config::build::Problem;
 use crate::config::hours::Hours;
 use crate::config::node::{Node, Value};
+use crate::config::problem::Problem;
 use crate::config::read::read;
 use crate::config::settings::{Common, ItemAlert, OnSuspend, PoolSize};
 use crate::config::source::Sources;

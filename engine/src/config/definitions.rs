@@ -7,9 +7,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use crate::config::build::did_you_mean;
-use crate::config::load::Report;
 use crate::config::node::{Entry, Node, Value};
+use crate::config::problem::did_you_mean;
+use crate::config::report::Report;
 use crate::config::resolve::plain;
 use crate::config::settings::{SetValue, Transform};
 use crate::config::units::Ordered;

@@ -7,7 +7,6 @@ use schemars::{JsonSchema, schema_for};
 use serde_json::{Map, Value as Json, json};
 
 use crate::config::check::{expects, resolve, variants};
-use crate::config::load::KINDS;
 use crate::config::{common, definitions, oauth, sections};
 use crate::registry::{ItemClass, ItemKind, Registry};
 
@@ -102,7 +101,7 @@ pub fn schema(registry: &Registry) -> Json {
         };
         properties.insert(section.name.into(), described);
     }
-    for kind in KINDS {
+    for kind in ItemKind::ALL {
         let classes: Vec<_> = registry.items.iter().filter(|class| class.kind == kind).collect();
         let mut cases = Vec::new();
         for class in &classes {
@@ -233,7 +232,7 @@ pub fn reference(registry: &Registry) -> String {
     for section in &SECTIONS {
         write_section(&mut out, section);
     }
-    for kind in KINDS {
+    for kind in ItemKind::ALL {
         let title = kind.table();
         let _ = write!(out, "\n# {title}\n\nKeys of all {title}:\n\n");
         for part in common::schemas(kind) {

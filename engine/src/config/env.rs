@@ -8,9 +8,9 @@ use std::path::PathBuf;
 
 use serde_json::Value as Json;
 
-use crate::config::build::Problem;
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Entry, Node, Span, Value};
+use crate::config::problem::Problem;
 use crate::config::source::{Source, Sources};
 
 /// Variables by name. `Debug` shows names only.

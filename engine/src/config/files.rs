@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::config::build::Problem;
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Entry, Node, Span, Value};
 use crate::config::parse::{MAX_FILE, parse};
+use crate::config::problem::Problem;
 use crate::config::resolve::plain;
 use crate::config::source::{Source, Sources};
 

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use crate::config::build::did_you_mean;
 use crate::config::items::Prepared;
-use crate::config::load::Report;
 use crate::config::node::{Entry, Node, Span};
+use crate::config::problem::did_you_mean;
+use crate::config::report::Report;
 use crate::config::settings::{Admin, PoolSize, Production};
 use crate::id::ItemName;
 use crate::registry::ItemKind;

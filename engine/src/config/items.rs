@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::build::{At, Build, Names, did_you_mean};
+use crate::config::build::{At, Build, Names};
 use crate::config::common::{self, Read};
 use crate::config::files::defined_twice;
 use crate::config::fingerprint::{self, Basis};
-use crate::config::load::{KINDS, Report};
 use crate::config::node::{Entry, Node, Value};
 use crate::config::plan::ItemPlan;
+use crate::config::problem::did_you_mean;
+use crate::config::report::Report;
 use crate::config::settings::{Common, PoolSize};
 use crate::id::ItemName;
 use crate::registry::{Built, ItemClass, ItemKind, Registry};
@@ -53,7 +54,7 @@ pub(crate) fn find<'a>(root: &'a Node, report: &mut Report<'_>) -> Vec<Found<'a>
     let mut found: Vec<Found<'a>> = Vec::new();
     let mut places = BTreeMap::new();
     for section in root.entries() {
-        let Some(kind) = KINDS.into_iter().find(|kind| kind.table() == section.key) else { continue };
+        let Some(kind) = ItemKind::ALL.into_iter().find(|kind| kind.table() == section.key) else { continue };
         for entry in section.node.entries() {
             if !matches!(entry.node.value, Value::Table(_)) {
                 continue;

@@ -5,10 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use schemars::{JsonSchema, schema_for};
-use serde::de::DeserializeOwned;
+use schemars::schema_for;
 
-use crate::config::build::{Names, Problem};
+use crate::config::build::Names;
 use crate::config::check::unknown_key;
 use crate::config::diagnostic::{Diagnostic, Severity};
 use crate::config::env::{Env, apply_overrides};
@@ -17,7 +16,8 @@ use crate::config::fingerprint;
 use crate::config::items;
 use crate::config::node::{Node, Span, Value};
 use crate::config::plan::Plan;
-use crate::config::read::read;
+use crate::config::problem::Problem;
+use crate::config::report::Report;
 use crate::config::settings::Log;
 use crate::config::source::Sources;
 use crate::config::{definitions, graph, oauth, resolve, sections};
@@ -144,53 +144,6 @@ pub fn load_sources(sources: &[(String, String)], folder: &Path, registry: &Regi
     load_files(&Files::kept(sources, folder), registry, env, false)
 }
 
-/// Where checks report to.
-pub(crate) struct Report<'a> {
-    pub(crate) sources: &'a Sources,
-    pub(crate) problems: &'a mut Vec<Problem>,
-}
-
-impl Report<'_> {
-    /// Reads a table of settings.
-    pub(crate) fn read<T: DeserializeOwned + JsonSchema>(&mut self, node: &Node) -> Option<T> {
-        read(node, &[], self.sources, self.problems)
-    }
-
-    pub(crate) fn error(
-        &mut self,
-        code: &'static str,
-        span: Span,
-        text: impl Into<String>,
-        suggestion: Option<String>,
-    ) {
-        let text = text.into();
-        self.problems.push(Problem { severity: Severity::Error, code, span, text, suggestion });
-    }
-
-    pub(crate) fn warning(
-        &mut self,
-        code: &'static str,
-        span: Span,
-        text: impl Into<String>,
-        suggestion: Option<String>,
-    ) {
-        let text = text.into();
-        self.problems.push(Problem { severity: Severity::Warning, code, span, text, suggestion });
-    }
-
-    /// The place of a value below `node`; the nearest enclosing one that exists.
-    pub(crate) fn place(&self, node: &Node, keys: &[&str]) -> Span {
-        let mut at = node;
-        for key in keys {
-            match at.get(key) {
-                Some(entry) => at = &entry.node,
-                None => break,
-            }
-        }
-        at.span
-    }
-}
-
 /// Sections that hold named things, each a table of its own.
 const NAMED: [&str; 7] =
     ["oauth", "messages", "transforms", "lookups", "services", "processes", "operations"];
@@ -204,7 +157,7 @@ fn load_files(files: &Files, registry: &Registry, env: &Env, several: bool) -> L
     let mut places = BTreeMap::new();
     for entry in read.iter().flat_map(Node::entries) {
         places.insert(entry.key.clone(), entry.key_span);
-        let items = KINDS.iter().any(|kind| kind.table() == entry.key);
+        let items = ItemKind::ALL.iter().any(|kind| kind.table() == entry.key);
         let inner = entry.node.entries().iter().filter(|_| items);
         places.extend(inner.map(|item| (item.key.clone(), item.key_span)));
     }
@@ -366,6 +319,3 @@ fn diagnostics(mut problems: Vec<Problem>, sources: &Sources) -> Vec<Diagnostic>
     };
     problems.into_iter().map(diagnostic).collect()
 }
-
-/// The kinds in the order of a message's way.
-pub(crate) const KINDS: [ItemKind; 3] = [ItemKind::Service, ItemKind::Process, ItemKind::Operation];

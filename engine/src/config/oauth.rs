@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::config::load::Report;
 use crate::config::node::{Entry, Node};
+use crate::config::report::Report;
 use crate::config::settings::{ClientTls, OAuthClient, Secret};
 use crate::config::units::DurationText;
 use crate::registry::Registry;

@@ -3,11 +3,11 @@
 use schemars::{JsonSchema, schema_for};
 use serde::de::DeserializeOwned;
 
-use crate::config::build::Problem;
 use crate::config::check;
 use crate::config::de::{Error, NodeDeserializer};
 use crate::config::diagnostic::Severity;
 use crate::config::node::{Node, Span, Value};
+use crate::config::problem::Problem;
 use crate::config::source::Sources;
 
 /// Reads a `T` and reports every problem. There is a value wherever one could be made, also beside problems:

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::build::{Problem, did_you_mean};
 use crate::config::diagnostic::Severity;
 use crate::config::env::Env;
 use crate::config::node::{Node, Span, Value};
+use crate::config::problem::{Problem, did_you_mean};
 use crate::config::source::Sources;
 
 /// Keys of processes and transforms whose values are scripts, at any depth.

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::Value as Json;
 
 use crate::config::auth::Auth;
-use crate::config::load::Report;
 use crate::config::node::Node;
+use crate::config::report::Report;
 use crate::config::settings::{Admin, Log, LogFormat, Production, Role, Secret, ServerTls, Store};
 use crate::config::units::{ByteSize, DurationText, Listen, MaybeNever, Strings};
 use crate::id::ItemName;

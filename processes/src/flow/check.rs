@@ -1,8 +1,9 @@
 //! Reads the steps of a flow from the tree of the production file: every unknown verb or key, missing value,
 //! unknown name and script error is reported at its exact place, and out comes the program.
 
-use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::build::{At, Build};
 use septet_engine::config::node::{Node, Value};
+use septet_engine::config::problem::did_you_mean;
 use septet_engine::config::units::DurationText;
 use septet_engine::id::ItemName;
 use septet_engine::registry::Facts;

@@ -1,7 +1,7 @@
 //! One function for each verb of a flow: checks its keys and adds its operations.
 
-use septet_engine::config::build::did_you_mean;
 use septet_engine::config::node::{Node, Value};
+use septet_engine::config::problem::did_you_mean;
 use septet_engine::config::units::DurationText;
 use septet_engine::id::ItemName;
 

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use septet_engine::config::build::{Build, did_you_mean};
+use septet_engine::config::build::Build;
+use septet_engine::config::problem::did_you_mean;
 use septet_engine::config::units::{ByteSize, DurationText};
 use septet_hl7::Charset;
 use serde::{Deserialize, Serialize};

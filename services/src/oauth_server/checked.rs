@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::build::{At, Build};
 use septet_engine::config::diagnostic::Severity;
+use septet_engine::config::problem::did_you_mean;
 use septet_engine::config::settings::ServerTls;
 use septet_engine::config::units::{DurationText, Listen};
 use septet_oauth::keys::{Algorithm, algorithm};

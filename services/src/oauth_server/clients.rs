@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use septet_engine::config::build::{At, Build, did_you_mean};
+use septet_engine::config::build::{At, Build};
+use septet_engine::config::problem::did_you_mean;
 use septet_oauth::PublicKeys;
 use serde_json::Value;
 use url::Url;
