@@ -62,7 +62,7 @@ pub fn config(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
         (Some(pin), ..) => {
             let digest =
                 pin_digest(pin).ok_or_else(|| HostFault::new("tls", "the pin names no certificate"))?;
-            Arc::new(Pinned { digest, provider: provider.clone() })
+            Arc::new(Judge { accepts: Accepts::Pinned(digest), provider: provider.clone() })
         }
         (None, name, ca) => {
             let inner: Arc<dyn ServerCertVerifier> = match ca {
@@ -74,7 +74,7 @@ pub fn config(tls: &ClientTls) -> Result<ClientConfig, HostFault> {
                 Some(name) => {
                     let name = ServerName::try_from(name.clone());
                     let name = name.map_err(|_| HostFault::new("tls", "server_name is no host name"))?;
-                    Arc::new(Renamed { name, inner })
+                    Arc::new(Judge { accepts: Accepts::Renamed(name, inner), provider: provider.clone() })
                 }
             }
         }
@@ -123,26 +123,41 @@ fn broken(path: &Path, what: &str) -> HostFault {
     HostFault::new("certificate", format!("{} holds no {what} in PEM form", path.display()))
 }
 
-/// Accepts exactly one certificate, whatever its name and dates.
+/// Judges the server's certificate as the settings say; the handshake's signature is verified as ever.
 #[derive(Debug)]
-struct Pinned {
-    digest: [u8; 32],
+struct Judge {
+    accepts: Accepts,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Pinned {
+/// Which certificate is accepted.
+#[derive(Debug)]
+enum Accepts {
+    /// Exactly the one with this digest, whatever its name and dates.
+    Pinned([u8; 32]),
+    /// What this verifier accepts for another name than that of the host connected to.
+    Renamed(ServerName<'static>, Arc<dyn ServerCertVerifier>),
+}
+
+impl ServerCertVerifier for Judge {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if digest::digest(&digest::SHA256, end_entity).as_ref() == self.digest {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        match &self.accepts {
+            Accepts::Renamed(name, inner) => {
+                inner.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+            }
+            Accepts::Pinned(pin) if digest::digest(&digest::SHA256, end_entity).as_ref() == pin => {
+                Ok(ServerCertVerified::assertion())
+            }
+            Accepts::Pinned(_) => {
+                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
         }
     }
 
@@ -166,48 +181,6 @@ impl ServerCertVerifier for Pinned {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Verifies another name than that of the host connected to.
-#[derive(Debug)]
-struct Renamed {
-    name: ServerName<'static>,
-    inner: Arc<dyn ServerCertVerifier>,
-}
-
-impl ServerCertVerifier for Renamed {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        self.inner.verify_server_cert(end_entity, intermediates, &self.name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
     }
 }
 
