@@ -17,6 +17,7 @@ pub mod files;
 pub mod header;
 pub mod host;
 pub mod id;
+pub mod media;
 pub mod process;
 pub mod queue;
 pub mod record;

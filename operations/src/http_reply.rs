@@ -3,9 +3,10 @@
 
 use bytes::Bytes;
 use reqwest::StatusCode;
-use septet_engine::body::{BINARY, Body, JSON, TEXT};
+use septet_engine::body::{Body, JSON};
 use septet_engine::fault::Fault;
 use septet_engine::host::{OperationContext, Outcome};
+use septet_engine::media;
 use septet_engine::record::{MessageType, Record, RecordError, Undeclared};
 use septet_engine::vault::VaultError;
 use serde_json::Value;
@@ -121,19 +122,7 @@ fn untyped(
 
 /// A reply that is no JSON, as it came.
 fn plain(media: &str, charset: Option<String>, body: &Bytes) -> Option<Body> {
-    if body.is_empty() {
-        return None;
-    }
-    let utf8 = std::str::from_utf8(body).is_ok();
-    let text = media.starts_with("text/") || media.ends_with("xml");
-    Some(match (text, utf8) {
-        (true, _) => Body::new("Text", media, charset.as_deref().or(utf8.then_some("utf-8")), body.clone()),
-        // Whatever it claims to be (broken JSON, nothing at all), it reads as text.
-        (false, true) => Body::new("Text", TEXT, Some("utf-8"), body.clone()),
-        (false, false) => {
-            Body::new("Binary", if media.is_empty() { BINARY } else { media }, None, body.clone())
-        }
-    })
+    (!body.is_empty()).then(|| media::untyped(media, charset.as_deref(), body))
 }
 
 fn sealed_whole(body: &Bytes, cx: &OperationContext) -> Option<Body> {

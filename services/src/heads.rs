@@ -2,17 +2,12 @@
 
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
+use septet_engine::media;
 
 /// The media type in lower case, and its charset.
 pub(crate) fn media_type(headers: &HeaderMap) -> (String, Option<String>) {
     let text = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let mut parts = text.split(';');
-    let media = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
-    let charset = parts.find_map(|part| {
-        let (name, value) = part.trim().split_once('=')?;
-        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"').to_owned())
-    });
-    (media, charset.filter(|charset| !charset.is_empty()))
+    media::media_type(text)
 }
 
 /// The session of another production that this request continues: its `Septet-Session`, else its trace.

@@ -8,7 +8,7 @@ use septet_engine::host::{OperationContext, Outcome};
 use septet_engine::record::{Record, Undeclared};
 use serde_json::{Value, json};
 
-use crate::http_client::Reply;
+use crate::http_client::{Reply, cut};
 use crate::http_reply::{self, answered, refusal};
 
 /// How many issues and entries are named in an error.
@@ -30,7 +30,9 @@ pub(super) fn of(reply: Reply, declared: Option<&str>, cx: &OperationContext, pe
         Some(failed) => {
             code = format!("{:03}", failed.worst);
             let text = format!("{}, but {}", answered(reply.status, peer), failed.text);
-            Some(Fault::new("call", code.clone(), text).with_detail(cut(failed.detail)))
+            let mut detail = failed.detail;
+            cut(&mut detail);
+            Some(Fault::new("call", code.clone(), text).with_detail(detail))
         }
         None => misfit,
     };
@@ -40,13 +42,14 @@ pub(super) fn of(reply: Reply, declared: Option<&str>, cx: &OperationContext, pe
 /// The fault of a reply that is no success.
 fn refused(reply: &Reply, resource: &Value, peer: &str) -> Fault {
     let mut fault = refusal(reply, peer);
-    let Some(said) = Said::of(resource) else { return fault };
+    let Some(mut said) = Said::of(resource) else { return fault };
     if !said.codes.is_empty() {
         fault.text = format!("{}: {}", fault.text, said.codes);
     }
+    cut(&mut said.words);
     match said.words.is_empty() {
         true => fault,
-        false => fault.with_detail(cut(said.words)),
+        false => fault.with_detail(said.words),
     }
 }
 
@@ -175,17 +178,6 @@ fn words(issue: &Value) -> String {
     let said = [text.or(coded), issue.get("diagnostics")].into_iter().flatten();
     let all: Vec<&str> = said.chain(places).filter_map(Value::as_str).collect();
     all.join("; ").replace(['\r', '\n'], " ")
-}
-
-/// At most 4 KiB of foreign text.
-fn cut(mut text: String) -> String {
-    const LONGEST: usize = 4096;
-    if text.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-        text.truncate(end);
-        text.push('…');
-    }
-    text
 }
 
 /// FHIR R4's value set `issue-type`.

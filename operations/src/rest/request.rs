@@ -5,6 +5,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request};
 use septet_engine::body::{JSON, TEXT};
 use septet_engine::host::{OperationContext, OperationError};
+use septet_engine::media;
 use septet_engine::record::Record;
 use septet_engine::token::AccessToken;
 use serde_json::Value;
@@ -86,13 +87,7 @@ fn body(
             }
             Some((FORM.to_owned(), form.finish().into_bytes()))
         }
-        BodyKind::Raw => {
-            let content_type = match cx.body.charset() {
-                Some(charset) => format!("{}; charset={charset}", cx.body.content_type()),
-                None => cx.body.content_type().to_owned(),
-            };
-            Some((content_type, cx.body.bytes().to_vec()))
-        }
+        BodyKind::Raw => Some((media::content_type(&cx.body), cx.body.bytes().to_vec())),
     })
 }
 

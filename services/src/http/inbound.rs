@@ -4,7 +4,8 @@
 
 use bytes::Bytes;
 use http::request::Parts;
-use septet_engine::body::{BINARY, Body, HL7, JSON, TEXT};
+use septet_engine::body::{Body, HL7, JSON, TEXT};
+use septet_engine::media::untyped;
 use septet_engine::record::{FieldType, MessageType, MessageTypes, Record, RecordError, Undeclared};
 use septet_engine::vault::Vault;
 use septet_hl7::Message;
@@ -45,7 +46,7 @@ pub(super) fn body(
                     kept: if declared.has_secrets() {
                         sealed(&bytes, vault)
                     } else {
-                        plain(TEXT, None, &bytes)
+                        untyped(TEXT, None, &bytes)
                     },
                     text: format!("the body is no JSON, and a {} is expected", declared.name),
                 }),
@@ -53,7 +54,7 @@ pub(super) fn body(
         };
     }
     if declared == Some("Text") {
-        return Ok(plain(if media.is_empty() { TEXT } else { &media }, charset, &bytes));
+        return Ok(untyped(if media.is_empty() { TEXT } else { &media }, charset.as_deref(), &bytes));
     }
     if let Some(fields) = fields {
         return Ok(Body::record(Record::untyped("Json", fields)));
@@ -67,7 +68,7 @@ pub(super) fn body(
                 return Ok(Body::new("Json", media, None, bytes));
             }
             Err(_) if says_json => {
-                let kept = plain(TEXT, None, &bytes);
+                let kept = untyped(TEXT, None, &bytes);
                 return Err(Misfit { kept, text: "the body is no JSON".to_owned() });
             }
             Err(_) => {}
@@ -78,7 +79,7 @@ pub(super) fn body(
     {
         return Ok(Body::hl7(message));
     }
-    Ok(plain(if media.is_empty() { TEXT } else { &media }, charset, &bytes))
+    Ok(untyped(if media.is_empty() { TEXT } else { &media }, charset.as_deref(), &bytes))
 }
 
 /// A record of the declared type; `raw` are its bytes where it came as JSON.
@@ -154,19 +155,6 @@ fn read_texts(mut fields: Value, declared: &MessageType) -> Value {
         }
     }
     fields
-}
-
-/// Anything else, as it came.
-fn plain(media: &str, charset: Option<String>, bytes: &Bytes) -> Body {
-    let utf8 = std::str::from_utf8(bytes).is_ok();
-    if media.starts_with("text/") || media.ends_with("xml") {
-        let charset = charset.as_deref().or(utf8.then_some("utf-8"));
-        return Body::new("Text", media, charset, bytes.clone());
-    }
-    match utf8 {
-        true => Body::new("Text", TEXT, Some("utf-8"), bytes.clone()),
-        false => Body::new("Binary", if media.is_empty() { BINARY } else { media }, None, bytes.clone()),
-    }
 }
 
 /// Without a byte order mark.

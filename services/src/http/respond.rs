@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use septet_engine::body::{self, Format, JSON};
 use septet_engine::host::ServiceReply;
 use septet_engine::id::SessionId;
+use septet_engine::media;
 use septet_engine::vault::Vault;
 use serde_json::{Value, json};
 
@@ -48,11 +49,7 @@ fn with_body(reply: &body::Body, session: SessionId, vault: &Vault) -> Result<Re
         _ => None,
     };
     let Some(record) = record else {
-        let content_type = match reply.charset() {
-            Some(charset) => format!("{}; charset={charset}", reply.content_type()),
-            None => reply.content_type().to_owned(),
-        };
-        return Ok(of(StatusCode::OK, &content_type, reply.bytes().to_vec(), session));
+        return Ok(of(StatusCode::OK, &media::content_type(reply), reply.bytes().to_vec(), session));
     };
     let fields = record.reveal(vault).map_err(|_| "the reply holds a secret that cannot be opened")?;
     if fields.get("http_status").is_some() {
