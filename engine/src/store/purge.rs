@@ -14,7 +14,7 @@
 //!   it is cheaper to drop it later, and a purge never turns over what it has written itself.
 //! - What is old in the open segment would stay until much more has been written: the segment is ended early.
 //! - Who asks for a moment (`within`) means all that is older: the segment of that moment goes as well where
-//!   most of it is older, and otherwise what is older in it is not shown from then on.
+//!   most of it is older; what is older in segments that stay is not shown from then on.
 
 mod carry;
 mod judge;
@@ -36,6 +36,8 @@ const STEP: usize = 512;
 const TRIES: usize = 4;
 /// How far ahead is looked for what can be dropped behind a segment that mostly lives on.
 const AHEAD: usize = 32;
+/// Memory knows every session that is hidden until its segment goes: about so many in one purge.
+const MOST_HIDDEN: usize = 100_000;
 
 /// What to purge.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +119,8 @@ struct Run {
     end: u64,
     /// Up to this segment, carrying has been found to be worth it.
     worth: u64,
+    /// How many sessions in segments that stay are only not shown any more, and one for each such segment.
+    hidden: usize,
     /// What the store takes on the disk.
     size: u64,
     /// In a dry run: sessions that would be gone and have rows in later segments.
@@ -139,7 +143,7 @@ impl Store {
         let _one = embedded.purging.lock().await;
         let (purged, gone) = (Purged::default(), Arc::default());
         let end = self.reach(embedded, &purge).await?;
-        let mut run = Run { purge, purged, end, worth: 0, size: self.size(embedded)?, gone };
+        let mut run = Run { purge, purged, end, worth: 0, hidden: 0, size: self.size(embedded)?, gone };
         let mut passed = 0;
         while purge.down_to.is_none_or(|most| run.size > most)
             && let Some(file) = self.next_old(embedded, passed, &run)?
@@ -151,7 +155,7 @@ impl Store {
         Ok(run.purged)
     }
 
-    /// Drops one segment, or counts what would go with it; `false` when it stays.
+    /// Drops one segment, or hides what is old in it, or counts that; `false` when this is the end.
     async fn pass(
         &self,
         embedded: &Embedded,
@@ -161,8 +165,9 @@ impl Store {
         let number = file.meta().coverage.segment;
         let mut verdict = self.judged(file, run).await?;
         let length = self.length(embedded, number)?;
-        let drop = self.is_worth_it(embedded, run, &verdict, number, length).await?;
-        if !drop && !run.purge.within {
+        // Segments go strictly oldest first: behind one that stays, all stay.
+        let drop = run.hidden == 0 && self.is_worth_it(embedded, run, &verdict, number, length).await?;
+        if !drop && (!run.purge.within || run.hidden > MOST_HIDDEN) {
             return Ok(false);
         }
         let mut tries = 1;
@@ -185,7 +190,8 @@ impl Store {
         }
         if !drop {
             // What was asked to go is not shown any more; its room comes back with the rest of the segment.
-            return Ok(false);
+            run.hidden += verdict.expired.len().max(1);
+            return Ok(true);
         }
         let returned = (length + file.meta().length).saturating_sub(verdict.bytes);
         run.size = run.size.saturating_sub(returned);

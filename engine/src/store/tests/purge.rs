@@ -189,6 +189,33 @@ async fn who_asks_for_a_moment_loses_all_that_is_older_and_nothing_that_is_young
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn among_many_that_wait_what_is_asked_to_go_is_gone_and_all_that_wait_are_there() {
+    let fixture = fixture();
+    let (mut waiting, mut old) = (Vec::new(), Vec::new());
+    for number in 0..120 {
+        let id = fixture.receive("lis", "out", &format!("{number} {}", "w".repeat(1000))).await;
+        waiting.push(id);
+        if number % 8 == 0 {
+            old.extend(completed(&fixture, 1).await);
+        }
+    }
+    fixture.advance(DAY);
+    let before = segments(fixture.path());
+    assert!(before > 4, "{before}");
+    let purge = Purge { within: true, ..Purge::before(fixture.clock.now()) };
+    let purged = fixture.store.purge(purge).await.unwrap();
+    assert_eq!((purged.messages, purged.segments), (old.len() as u64, 0), "{purged:?}");
+    waiting.reverse();
+    assert_eq!(listed(&fixture.store).await, waiting);
+    let fixture = reopened(fixture);
+    until_complete(&fixture.store).await;
+    assert_eq!(listed(&fixture.store).await, waiting);
+    for id in &old {
+        assert!(fixture.store.header(*id).is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn audit_events_outlive_the_messages_they_are_about() {
     let fixture = fixture();
     let old = completed(&fixture, 5).await;
