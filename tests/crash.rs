@@ -1,11 +1,13 @@
 //! The obligation oracle: the real binary under load, killed with SIGKILL at random moments, over and over
 //! on the same store. Afterwards every acknowledged message is in the store byte for byte and was delivered,
 //! nothing is there that nobody sent, queues kept their order, counters are exact, and what was delivered
-//! twice was delivered again right after a crash.
+//! twice was delivered again right after a crash. Some stores are purged all the while, see `purge`.
 //!
 //! `SEPTET_CRASH_ROUNDS` sets the number of kills, `SEPTET_CRASH_SEED` the seed of a run that failed: it
 //! makes the same choices again (what is sent, when the kill comes and in which phase); how far the process
 //! got by then is up to the machine.
+
+mod purge;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,8 +17,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use self::purge::Purges;
 use crate::support::mllp::{Client, Receiver, msa, oru};
-use crate::support::{Septet, free_port};
+use crate::support::{Septet, files_below, free_port};
 
 /// Stores at the same time.
 const LANES: u64 = 3;
@@ -62,8 +65,8 @@ enum Kill {
     UnderLoad(u64),
     /// While it starts and recovers; nobody waits for it to be ready.
     AtStart(u64),
-    /// While it replays, under load.
-    InReplay(u64),
+    /// While it replays, or purges where the store is purged, under load.
+    InJob(u64),
     /// While it drains after SIGTERM.
     InShutdown(u64),
 }
@@ -72,7 +75,7 @@ impl Kill {
     fn choose(choices: &mut Choices) -> Kill {
         match choices.below(10) {
             0 | 1 => Kill::AtStart(choices.below(150)),
-            2 | 3 => Kill::InReplay(choices.below(250)),
+            2 | 3 => Kill::InJob(choices.below(250)),
             4 => Kill::InShutdown(choices.below(40)),
             _ => Kill::UnderLoad(choices.below(250)),
         }
@@ -121,6 +124,7 @@ struct Store {
     out: Receiver,
     again: Receiver,
     by_key: bool,
+    purges: Purges,
     sent: Sent,
 }
 
@@ -129,6 +133,8 @@ impl Store {
         let inbound = free_port();
         let (out, again) = (free_port(), free_port());
         let by_key = choices.below(2) == 1;
+        let purges = Purges::choose(choices);
+        let kept = purges.settings();
         let order = if by_key { "pool_size = 4\norder_by = \"PID-3.1\"" } else { "pool_size = 1" };
         let septet = Septet::write(&format!(
             r#"
@@ -137,7 +143,7 @@ name = "oracle"
 shutdown_timeout = "1s"
 [store]
 path = "data"
-retention = "30d"
+{kept}
 segment_size = "1MiB"
 [admin]
 listen = "127.0.0.1:{{admin}}"
@@ -162,7 +168,7 @@ retry_interval = "50ms"
 "#
         ));
         let (out, again) = (Receiver::listen(out).await, Receiver::listen(again).await);
-        Store { septet, inbound, out, again, by_key, sent: Sent::default() }
+        Store { septet, inbound, out, again, by_key, purges, sent: Sent::default() }
     }
 
     /// Starts, loads and kills once.
@@ -176,16 +182,21 @@ retry_interval = "50ms"
             let senders: Vec<_> = (0..SENDERS)
                 .map(|s| tokio::spawn(send(self.inbound, format!("R{round}S{s}"), stop.clone())))
                 .collect();
-            let replay = matches!(kill, Kill::InReplay(_)).then(|| {
-                let url = self.septet.url("/api/v1/replay");
-                let order = json!({ "filter": { "target": "out" }, "target": "again", "rate": 1000 });
-                // The kill may come before the answer.
-                tokio::spawn(
-                    async move { reqwest::Client::new().post(url).json(&order).send().await.is_ok() },
-                )
+            let job = matches!(kill, Kill::InJob(_)).then(|| match self.purges {
+                Purges::Never => {
+                    let url = self.septet.url("/api/v1/replay");
+                    let order = json!({ "filter": { "target": "out" }, "target": "again", "rate": 1000 });
+                    // The kill may come before the answer.
+                    tokio::spawn(async move {
+                        let _ = reqwest::Client::new().post(url).json(&order).send().await;
+                    })
+                }
+                Purges::OnDemand | Purges::ByAgeAndSize => {
+                    tokio::spawn(purge::until_killed(self.septet.url("/api/v1/purge")))
+                }
             });
             let wait = match kill {
-                Kill::UnderLoad(wait) | Kill::InReplay(wait) | Kill::AtStart(wait) => wait,
+                Kill::UnderLoad(wait) | Kill::InJob(wait) | Kill::AtStart(wait) => wait,
                 Kill::InShutdown(wait) => {
                     tokio::time::sleep(Duration::from_millis(30)).await;
                     self.septet.ask_to_stop();
@@ -200,12 +211,12 @@ retry_interval = "50ms"
                 self.sent.acknowledged.extend(sent.acknowledged);
                 self.sent.perhaps.extend(sent.perhaps);
             }
-            if let Some(replay) = replay {
-                let _ = replay.await;
+            if let Some(job) = job {
+                job.await.expect("it only asks");
             }
         }
         self.septet.kill();
-        if round % 4 == 3 {
+        if round % 4 == 3 || self.purges != Purges::Never {
             self.is_sound();
         }
         self.out.next_life().await;
@@ -215,7 +226,8 @@ retry_interval = "50ms"
     /// What a kill leaves is no damage to `septet store check`. A kill may come before there is a store.
     fn is_sound(&self) {
         let path = self.septet.path("data");
-        if path.join("journal").is_dir() {
+        let journal = files_below(&path.join("journal"));
+        if journal.iter().any(|file| file.extension().is_some_and(|kind| kind == "seg")) {
             let checked = self.septet.command(&["store", "check", path.to_str().unwrap()]);
             let said = String::from_utf8_lossy(&checked.stdout).into_owned();
             assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
@@ -234,6 +246,10 @@ retry_interval = "50ms"
         };
         let (taken, out, again) =
             (requests("source", "in"), requests("target", "out"), requests("target", "again"));
+        if self.purges != Purges::Never {
+            let taken = self.what_is_left_is_whole(&all).await;
+            return self.counts_are_exact(taken.len(), taken.len(), 0).await;
+        }
 
         self.nothing_lost_or_invented(&taken).await;
         let ids =
@@ -241,11 +257,14 @@ retry_interval = "50ms"
         delivered_in_order(&ids(&out), &self.out.lives().await, self.by_key);
         delivered_in_order(&ids(&again), &self.again.lives().await, false);
         self.replays_are_as_they_say(&again).await;
+        self.counts_are_exact(taken.len(), out.len(), again.len()).await;
+    }
 
+    /// Counters are what they should be, also after one more kill.
+    async fn counts_are_exact(&mut self, taken: usize, out: usize, again: usize) {
+        let idle = |all: &Value| each(&all["queues"]).all(|queue| queue["depth"] == 0);
         let counts = self.septet.get("/api/v1/items").await;
-        for (item, completed) in
-            [("in", taken.len()), ("router", taken.len()), ("out", out.len()), ("again", again.len())]
-        {
+        for (item, completed) in [("in", taken), ("router", taken), ("out", out), ("again", again)] {
             let counted = each(&counts["items"]).find(|counted| counted["name"] == item).expect("an item");
             assert_eq!(counted["completed"], completed, "{item}: {counted}");
             for none in ["errors", "queued", "in_flight", "suspended"] {
@@ -270,15 +289,23 @@ retry_interval = "50ms"
         );
         let after = (self.out.bodies.lock().await.len(), self.again.bodies.lock().await.len());
         assert_eq!(after, before, "what was durably completed was sent again");
+        if self.purges != Purges::Never {
+            self.room_is_given_back().await;
+        }
         self.septet.kill();
         self.is_sound();
     }
 
     /// Every header, oldest first.
     async fn all_messages(&self) -> Vec<Value> {
+        self.messages("").await
+    }
+
+    /// Headers that a filter selects, oldest first.
+    async fn messages(&self, filter: &str) -> Vec<Value> {
         let (mut all, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page = self.septet.get(&format!("/api/v1/messages?limit=1000{cursor}")).await;
+            let page = self.septet.get(&format!("/api/v1/messages?limit=1000{filter}{cursor}")).await;
             assert_eq!(page["index_lag_ms"], 0);
             all.extend(each(&page["messages"]).cloned());
             match page["next"].as_u64() {

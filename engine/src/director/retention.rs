@@ -1,5 +1,5 @@
-//! Keeps the store within `[store] retention` and `max_size`: a look every minute, more often where little is kept. Whoever purges, an event
-//! says what was dropped, and where it takes long, how far it is.
+//! Keeps the store within `[store] retention` and `max_size`: a look at the start and every minute, more often
+//! where little is kept. Whoever purges, an event says what was dropped, and where it takes long, how far it is.
 
 use std::time::Duration;
 
@@ -24,14 +24,10 @@ const ROLL: u32 = 8;
 pub(super) async fn keep(core: &Core, stop: CancellationToken) {
     let clock = core.store.clock().clone();
     let mut trouble = None;
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = clock.sleep(tick(&core.directory().plan.store)) => {}
-        }
-        let directory = core.directory();
-        for purge in due(&directory.plan.store, clock.now()) {
+    // The first look is at the start: what is restarted every now and then is purged, too.
+    while !stop.is_cancelled() {
+        let due = due(&core.directory().plan.store, clock.now());
+        for purge in due {
             match run(&core.store, purge, None).await {
                 Ok(purged) => {
                     trouble = None;
@@ -48,6 +44,11 @@ pub(super) async fn keep(core: &Core, stop: CancellationToken) {
                     trouble = Some(error);
                 }
             }
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = clock.sleep(tick(&core.directory().plan.store)) => {}
         }
     }
 }
