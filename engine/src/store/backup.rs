@@ -158,8 +158,11 @@ impl Store {
         {
             let file = match files.open(&segment::path(folder, number)) {
                 Ok(file) => file,
-                // Purged since it was listed.
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                // Purged since it was listed, and with it everything before it.
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    segments.clear();
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let sealed = number < synced.segment;

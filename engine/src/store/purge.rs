@@ -22,6 +22,7 @@ mod reach;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 
@@ -34,6 +35,10 @@ use super::{Class, Committed, Embedded, Permit, ReadError, Store, StoreFailed, U
 const STEP: usize = 512;
 /// How often a segment is judged whose sessions come to life again and again.
 const TRIES: usize = 4;
+/// From so many transactions a second on, a purge gives way.
+const BUSY: u128 = 2000;
+/// How much longer than it worked it then waits.
+const WAY: u32 = 4;
 /// How far ahead is looked for what can be dropped behind a segment that mostly lives on.
 const AHEAD: usize = 32;
 /// Memory knows every session that is hidden until its segment goes: about so many in one purge.
@@ -147,12 +152,28 @@ impl Store {
         let mut passed = 0;
         while purge.down_to.is_none_or(|most| run.size > most)
             && let Some(file) = self.next_old(embedded, passed, &run)?
-            && self.pass(embedded, &mut run, &file).await?
         {
+            let (began, sequence) = (Instant::now(), self.0.shared.state().sequence);
+            if !self.pass(embedded, &mut run, &file).await? {
+                break;
+            }
             passed = file.meta().coverage.segment;
             progress(&run.purged);
+            self.give_way(embedded, &run, began, sequence).await;
         }
         Ok(run.purged)
+    }
+
+    /// Leaves the machine to others, where they have much to do and nothing is urgent.
+    async fn give_way(&self, embedded: &Embedded, run: &Run, began: Instant, sequence: u64) {
+        let worked = began.elapsed();
+        let done = self.0.shared.state().sequence.saturating_sub(sequence);
+        let busy = u128::from(done) * 1000 > BUSY * worked.as_millis().max(1);
+        let urgent =
+            run.purge.down_to.is_some_and(|most| run.size > most / 10 * 11) || !embedded.disk.accepts();
+        if busy && !urgent {
+            tokio::time::sleep(worked * WAY).await;
+        }
     }
 
     /// Drops one segment, or hides what is old in it, or counts that; `false` when this is the end.

@@ -11,7 +11,7 @@ use septet_engine::director::Bulk;
 use septet_engine::header::Header;
 use septet_engine::id::MessageId;
 use septet_engine::record::{Record, Undeclared};
-use septet_engine::store::{MessageFilter, Purged};
+use septet_engine::store::{MessageFilter, PurgeError, Purged};
 use septet_engine::vault::MASK;
 use septet_hl7::Message;
 use serde::Serialize;
@@ -250,7 +250,8 @@ pub(crate) struct PurgedView {
 /// Drops sessions whose last activity is before a moment, what is unfinished left out. Their room comes back in
 /// segments of the journal, oldest first: of some that are not shown any more it may come later.
 #[utoipa::path(post, path = "/api/v1/purge", request_body = Object, responses(
-    (status = 200, body = PurgedView), (status = 400, body = Problem), (status = 503, body = Problem)
+    (status = 200, body = PurgedView), (status = 400, body = Problem), (status = 409, body = Problem),
+    (status = 503, body = Problem)
 ))]
 pub(crate) async fn purge(
     State(context): State<Context>,
@@ -265,8 +266,13 @@ pub(crate) async fn purge(
     let before = before.parse().map_err(|_| Problem::bad_request("before is not a time of RFC 3339"))?;
     let dry_run = dry_run(&options)?;
     let purged = context.parts.engine.purge(before, dry_run, who.name.as_deref()).await;
-    let Purged { segments, bytes, messages, sessions, carried } =
-        purged.map_err(|error| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let Purged { segments, bytes, messages, sessions, carried } = purged.map_err(|error| {
+        let status = match error {
+            PurgeError::Memory => StatusCode::CONFLICT,
+            PurgeError::Failed(_) | PurgeError::Stopped(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Problem::new(status, error.to_string())
+    })?;
     Ok(Json(PurgedView { segments, bytes, messages, sessions, carried, dry_run }))
 }
 

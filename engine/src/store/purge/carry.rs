@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::judge::{Verdict, outlives};
 use super::{Purge, PurgeError, blocking};
+use crate::body::Body;
 use crate::event::Event;
 use crate::header::Header;
+use crate::id::BodyId;
 use crate::store::bodies::Absent;
 use crate::store::change::Change;
 use crate::store::index::{BodyRow, IndexFile};
@@ -16,6 +18,8 @@ use crate::store::{ReadError, Store};
 const BYTES: u64 = 1 << 20;
 /// Rows carried in one transaction.
 const ROWS: usize = 512;
+/// What a row takes beside its body, at least.
+const ROW: u64 = 512;
 /// About how many headers are carried in one slice.
 const SLICE: u64 = if cfg!(test) { 8 } else { 8192 };
 
@@ -61,39 +65,50 @@ impl Store {
         for header in load.headers {
             by_body.entry(header.body_id.map_or(0, |body| body.0)).or_default().push(header);
         }
-        let (mut changes, mut bytes, mut last) = (Vec::new(), 0, 0);
+        let (mut changes, mut last) = (Vec::new(), 0);
         let carried = |header: Header| Change::Carried(Box::new(header));
-        for row in load.bodies {
-            let store = self.clone();
-            let read = blocking(move || {
-                let absent = Absent { place: row.place, kind: Arc::new(row.kind) };
-                match store.read_body(row.id, &absent) {
-                    Ok(body) => Ok(Some((row.id, body))),
-                    // It cannot be read now and will not be readable later: it has been reported.
-                    Err(ReadError::Corrupt { .. }) => Ok(None),
-                    Err(error) => Err(PurgeError::from(error)),
-                }
+        let mut rows = load.bodies.into_iter().peekable();
+        while rows.peek().is_some() {
+            let mut bytes = 0;
+            let some = std::iter::from_fn(|| {
+                rows.next_if(|row| {
+                    let first = bytes == 0;
+                    bytes += u64::from(row.place.length) + ROW;
+                    first || bytes <= BYTES
+                })
             });
-            if let Some((id, body)) = read.await? {
-                bytes += u64::try_from(body.size()).unwrap_or(u64::MAX);
+            let (some, store): (Vec<BodyRow>, _) = (some.collect(), self.clone());
+            for (id, body) in blocking(move || store.read_all(some)).await? {
                 changes.push(Change::Body(id, body));
                 changes.extend(by_body.remove(&id.0).into_iter().flatten().map(carried));
             }
-            if bytes >= BYTES || changes.len() >= ROWS {
-                last = self.write(std::mem::take(&mut changes), std::mem::take(&mut bytes)).await?;
-            }
+            last = self.write(std::mem::take(&mut changes), bytes).await?;
         }
         let rest = by_body.into_values().flatten().map(carried);
         for change in rest.chain(load.events.into_iter().map(|event| Change::Event(Box::new(event)))) {
             changes.push(change);
             if changes.len() >= ROWS {
-                last = self.write(std::mem::take(&mut changes), std::mem::take(&mut bytes)).await?;
+                last = self.write(std::mem::take(&mut changes), 0).await?;
             }
         }
         if !changes.is_empty() {
-            last = self.write(changes, bytes).await?;
+            last = self.write(changes, 0).await?;
         }
         Ok(last)
+    }
+
+    /// Reads bodies that are carried. One that cannot be read now will not be readable later: it has been
+    /// reported.
+    fn read_all(&self, rows: Vec<BodyRow>) -> Result<Vec<(BodyId, Body)>, PurgeError> {
+        let mut bodies = Vec::with_capacity(rows.len());
+        for row in rows {
+            match self.read_body(row.id, &Absent { place: row.place, kind: Arc::new(row.kind) }) {
+                Ok(body) => bodies.push((row.id, body)),
+                Err(ReadError::Corrupt { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(bodies)
     }
 
     /// Writes headers as they are at that moment: what one was when its segment ended may be long past.

@@ -21,14 +21,14 @@ impl Store {
         if since < purge.roll_before.as_microsecond() {
             self.roll(embedded).await;
         }
+        // The keeper answers when it has put into the index what was ended before.
+        let mut covered = self.covered(embedded, false).await;
         // One without any rows has been made to end another: it goes when something behind it does.
         let old = |file: &&Arc<IndexFile>| {
             let meta = file.meta();
             let rows = meta.headers.rows + meta.events.rows + meta.bodies.rows;
             meta.coverage.part == 0 && rows > 0 && self.is_old(embedded, file, purge)
         };
-        // Whoever says what is covered has made the index file of what was ended before it was asked.
-        let mut covered = self.covered(embedded, false).await;
         let newest = embedded.index.files().iter().filter(old).map(|file| file.meta().coverage.segment).max();
         let Some(newest) = newest.filter(|newest| *newest >= covered) else { return Ok(covered) };
         if let Some(most) = purge.down_to

@@ -11,6 +11,7 @@ mod model;
 mod offline;
 mod power;
 mod purge;
+mod purge_beside;
 mod reads;
 mod reopen;
 pub(in crate::store) mod sim;

@@ -6,15 +6,19 @@
 //!
 //! `SEPTET_POWER_ROUNDS` sets how many seeds are tried, `SEPTET_POWER_SEED` tries one.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod effects;
+mod purging;
+
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
+use self::effects::{Effect, Model, brief};
+use self::purging::Purging;
 use super::sim::{Faults, Random, SimFiles};
 use super::support::{header, item, manual_clock};
 use crate::body::{self, Body};
@@ -25,89 +29,16 @@ use crate::fault::Fault;
 use crate::files::Files as _;
 use crate::header::Status;
 use crate::host::{Keep as _, KeepFamily};
-use crate::id::{BodyId, MessageId, SessionId};
+use crate::id::{BodyId, MessageId};
 use crate::store::offline::{Keys, OfflineError, check};
 use crate::store::{
-    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Purge, PurgeError,
-    Purged, Store, Transaction, Transition,
+    Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Store, Transaction,
+    Transition,
 };
 
-/// What one transaction did, as a simple model sees it.
-#[derive(Clone, Debug)]
-enum Effect {
-    Received {
-        id: u64,
-        session: SessionId,
-        body: u64,
-        text: Bytes,
-        target: &'static str,
-    },
-    Moved {
-        id: u64,
-        to: Status,
-    },
-    Kept {
-        key: String,
-        value: Option<Bytes>,
-    },
-    Event {
-        text: String,
-    },
-    /// A purge took these.
-    Purged {
-        messages: Vec<u64>,
-        events: Vec<String>,
-    },
-}
-
-/// What should be there.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Model {
-    messages: BTreeMap<u64, (&'static str, Status, u64, Bytes)>,
-    sessions: BTreeMap<u64, SessionId>,
-    kept: BTreeMap<String, Bytes>,
-    events: Vec<String>,
-    /// Completed and failed at each target, also what has been purged since.
-    done: BTreeMap<&'static str, (u64, u64)>,
-}
-
-impl Model {
-    fn of(effects: &[Vec<Effect>]) -> Model {
-        let mut model = Model::default();
-        for effect in effects.iter().flatten().cloned() {
-            match effect {
-                Effect::Received { id, session, body, text, target } => {
-                    model.sessions.insert(id, session);
-                    model.messages.insert(id, (target, Status::Queued, body, text));
-                }
-                Effect::Moved { id, to } => {
-                    let message = model.messages.get_mut(&id).unwrap();
-                    message.1 = to;
-                    let done = model.done.entry(message.0).or_default();
-                    done.0 += u64::from(to == Status::Completed);
-                    done.1 += u64::from(to == Status::Error);
-                }
-                Effect::Kept { key, value: Some(value) } => {
-                    model.kept.insert(key, value);
-                }
-                Effect::Kept { key, value: None } => {
-                    model.kept.remove(&key);
-                }
-                Effect::Event { text } => model.events.push(text),
-                Effect::Purged { messages, events } => {
-                    messages.iter().for_each(|id| drop(model.messages.remove(id)));
-                    model.events.retain(|text| !events.contains(text));
-                }
-            }
-        }
-        model
-    }
-}
-
 const TARGETS: [&str; 2] = ["out", "other"];
-
-/// A purge beside the work.
-type Purging = JoinHandle<Result<Purged, PurgeError>>;
+/// Stores at the same time.
+const LANES: usize = 2;
 
 /// One store over several lives.
 struct World {
@@ -237,83 +168,6 @@ impl World {
             }
         }
         false
-    }
-
-    /// Begins to purge everything that is finished, beside the work.
-    fn purge(&mut self, store: &Store) -> Purging {
-        self.purged_from.get_or_insert(self.effects.len());
-        let purge = match self.random.below(4) {
-            0 => Purge::down_to(self.segment_size * 3),
-            1 => Purge { roll_before: Timestamp::MIN, ..Purge::before(Timestamp::MAX) },
-            _ => Purge::before(Timestamp::MAX),
-        };
-        self.story.push(format!("purge at {}: {purge:?}", self.effects.len()));
-        let store = store.clone();
-        tokio::spawn(async move { store.purge(purge).await })
-    }
-
-    /// What a purge took before it ended well is gone for good. `true` when the disk has failed.
-    async fn purged(&mut self, store: &Store, purged: Result<Purged, PurgeError>) -> bool {
-        self.story.push(format!("{purged:?} at {}", self.effects.len()));
-        let purged = match purged {
-            Ok(purged) => purged,
-            Err(error) => return error != PurgeError::Memory,
-        };
-        if purged.messages == 0 && purged.segments == 0 {
-            return false;
-        }
-        self.durable = self.durable.max(usize::try_from(store.0.shared.durable.synced()).unwrap());
-        self.effects.resize(self.effects.len().max(self.durable), Vec::new());
-        let Some((messages, events)) = self.missing(store, &Model::of(&self.effects)).await else {
-            return true;
-        };
-        assert!(messages.len() as u64 >= purged.messages, "{purged:?} and {messages:?} are gone");
-        if let Some(last) = self.durable.checked_sub(1) {
-            self.effects[last].push(Effect::Purged { messages, events });
-        }
-        false
-    }
-
-    /// What a purge has taken of what there was; `None` when the disk has failed while the index was made again.
-    async fn missing(&self, store: &Store, expected: &Model) -> Option<(Vec<u64>, Vec<String>)> {
-        while store.search(&MessageFilter::default(), None, 1).await.unwrap().lag_ms > 0 {
-            if self.files.has_failed() {
-                return None;
-            }
-            // On a full disk it waits until somebody makes room.
-            self.files.make_room();
-            tokio::time::sleep(Duration::from_micros(200)).await;
-        }
-        if self.files.has_failed() {
-            return None;
-        }
-        let there = store.search(&MessageFilter::default(), None, 1_000_000).await.unwrap().entries;
-        let there: BTreeSet<u64> = there.iter().map(|header| header.id.0).collect();
-        let messages = expected.messages.iter().filter(|(id, _)| !there.contains(id));
-        let messages: Vec<u64> = messages
-            .map(|(id, message)| {
-                assert!(message.1.is_final(), "{id} was {:?} and is gone: {:#?}", message.1, self.story);
-                *id
-            })
-            .collect();
-        let there = store.events(&EventFilter::default(), None, 1_000_000).unwrap().entries;
-        let there: BTreeSet<String> = there.into_iter().map(|event| event.text).collect();
-        let events = expected.events.iter().filter(|text| !there.contains(*text));
-        let events: Vec<String> = events
-            .map(|text| {
-                assert!(!text.contains("looked"), "{text} is an audit event and gone: {:#?}", self.story);
-                text.clone()
-            })
-            .collect();
-        let may = self.purged_from.is_some_and(|from| from < self.effects.len());
-        assert!(may || (messages.is_empty() && events.is_empty()), "nothing was purged: {:#?}", self.story);
-        for id in &messages {
-            assert_eq!(store.header(MessageId(*id)), None);
-            let session = expected.sessions[id];
-            assert!(store.session(session).is_empty(), "half of {session:?} is gone: {:#?}", self.story);
-            assert!(store.session_events(session).iter().all(|event| event.who.is_some()));
-        }
-        Some((messages, events))
     }
 
     fn step(&mut self, store: &Store, leases: &mut Vec<Lease>) -> (Vec<Op>, Vec<Effect>) {
@@ -453,10 +307,6 @@ impl World {
     }
 }
 
-fn brief(model: &Model) -> Vec<(u64, &'static str, Status, usize)> {
-    model.messages.iter().map(|(id, m)| (*id, m.0, m.1, m.3.len())).collect()
-}
-
 async fn lives(seed: u64) {
     let mut world = World::new(seed);
     for _ in 0..4 {
@@ -514,21 +364,35 @@ async fn lives(seed: u64) {
     }
 }
 
+/// Each seed is four lives of one store, each with up to two cuts: some thousand schedules in all.
 #[test]
 fn every_life_ends_with_a_prefix_that_holds_all_that_was_durable() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("SEPTET_POWER_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SEPTET_POWER_ROUNDS").unwrap_or(200),
+        None => 0..number("SEPTET_POWER_ROUNDS").unwrap_or(300),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for seed in seeds {
-        let run = std::panic::AssertUnwindSafe(|| runtime.block_on(lives(seed)));
-        if let Err(panic) = std::panic::catch_unwind(run) {
-            eprintln!("failed with SEPTET_POWER_SEED={seed}");
-            std::panic::resume_unwind(panic);
+    let next = AtomicU64::new(seeds.start);
+    let lane = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return;
+            }
+            let run = std::panic::AssertUnwindSafe(|| runtime.block_on(lives(seed)));
+            if let Err(panic) = std::panic::catch_unwind(run) {
+                eprintln!("failed with SEPTET_POWER_SEED={seed}");
+                next.store(seeds.end, Ordering::Relaxed);
+                std::panic::resume_unwind(panic);
+            }
         }
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(lane);
+        }
+    });
 }
 
 #[tokio::test]
