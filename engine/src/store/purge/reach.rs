@@ -17,6 +17,9 @@ impl Store {
     /// The first segment that has to stay. What could go but for a checkpoint gets one; where the open
     /// segment has something that is old enough, it is ended.
     pub(super) async fn reach(&self, embedded: &Embedded, purge: &Purge) -> Result<u64, PurgeError> {
+        // What was committed before this was asked for counts.
+        let sequence = self.0.shared.state().sequence;
+        self.durable(sequence).await?;
         let since = self.0.shared.open_since.load(Ordering::Acquire);
         if since < purge.roll_before.as_microsecond() {
             self.roll(embedded).await;
