@@ -163,12 +163,12 @@ impl IndexFile {
             let bytes = self.hash_blocks(table, from..end.min(from + TOGETHER))?;
             let (entries, _) = bytes.as_chunks::<HASH>();
             let lower = entries.partition_point(|entry| entry_of(entry).0 < hash);
-            for entry in entries.get(lower..).unwrap_or_default() {
-                let (found, row) = entry_of(entry);
-                if found != hash {
-                    return Ok(());
-                }
-                rows.push(row);
+            let entries = entries.get(lower..).unwrap_or_default();
+            let upper = entries.partition_point(|entry| entry_of(entry).0 == hash);
+            let (equal, others) = entries.split_at(upper);
+            rows.extend(equal.iter().map(|entry| entry_of(entry).1));
+            if !others.is_empty() {
+                break;
             }
         }
         Ok(())
