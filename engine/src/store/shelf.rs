@@ -66,15 +66,12 @@ impl Shelf {
         }
         let Some(chunk) = self.chunks.get_mut(index) else { return };
         let chunk = Arc::make_mut(chunk);
-        match chunk.find(key) {
-            Ok(at) => {
-                chunk.remove(at);
-                chunk.insert(at, key, value);
-            }
-            Err(at) => chunk.insert(at, key, value),
-        }
+        let ended = chunk.entries.len();
+        let at = chunk.find(key).inspect(|at| chunk.remove(*at)).unwrap_or_else(|at| at);
+        chunk.insert(at, key, value);
         if chunk.is_full() {
-            let rest = chunk.split();
+            // What comes in ascending order leaves full chunks behind.
+            let rest = chunk.split(if at == ended { at } else { (ended / 2).max(1) });
             self.chunks.insert(index + 1, Arc::new(rest));
         }
     }
@@ -145,8 +142,11 @@ impl Chunk {
         let start = self.entries.get(at).map_or(self.bytes.len(), |entry| entry.start as usize);
         let small = value.len() <= SMALL;
         let beside: &[u8] = if small { value } else { &[] };
-        self.bytes.splice(start..start, key.bytes().chain(beside.iter().copied()));
         let grown = (key.len() + beside.len()) as u32;
+        // To double would leave a third of the memory unused.
+        make_room(&mut self.bytes, grown as usize, BYTES / 8);
+        make_room(&mut self.entries, 1, ENTRIES / 8);
+        self.bytes.splice(start..start, key.bytes().chain(beside.iter().copied()));
         for later in self.entries.get_mut(at..).unwrap_or_default() {
             later.start += grown;
         }
@@ -176,16 +176,23 @@ impl Chunk {
         self.entries.len() < ENTRIES / 4 && self.bytes.len() < BYTES / 4
     }
 
-    /// Takes the upper half out. What comes in ascending order leaves full chunks behind.
-    fn split(&mut self) -> Chunk {
-        let at = self.entries.len() / 2;
+    /// Takes out what is behind a place. No room is left where it was.
+    fn split(&mut self, at: usize) -> Chunk {
         let mut entries = self.entries.split_off(at);
         let start = entries.first().map_or(self.bytes.len(), |first| first.start as usize);
         let bytes = self.bytes.split_off(start);
+        self.entries.shrink_to_fit();
+        self.bytes.shrink_to_fit();
         for entry in &mut entries {
             entry.start -= start as u32;
         }
         Chunk { bytes, entries }
+    }
+}
+
+fn make_room<T>(list: &mut Vec<T>, wanted: usize, step: usize) {
+    if list.capacity() - list.len() < wanted {
+        list.reserve_exact(wanted.max(step));
     }
 }
 
@@ -207,6 +214,7 @@ mod tests {
         for number in 0..10_000 {
             shelf.insert(&format!("{number:05}"), &Bytes::from(format!("value {number}")));
         }
+        assert!(shelf.chunks.len() <= 10_000 / ENTRIES + 1, "chunks are full: {}", shelf.chunks.len());
         let copy = shelf.clone();
         shelf.insert("00007", &Bytes::from_static(b"other"));
         shelf.remove("09999");
