@@ -69,6 +69,10 @@ fn describe() {
         ("septet_store_min_free_bytes", "new messages are refused when less than this is free"),
         ("septet_store_waiting", "transactions on their way to the disk"),
         ("septet_store_accepting", "1 when new messages are taken"),
+        (
+            "septet_store_index_lag_seconds",
+            "for how long lists have lacked something; 0 when they lack nothing",
+        ),
         ("septet_store_index_rebuild_left", "segments whose index is still to be made again"),
         ("septet_queue_depth", "messages waiting for an item, in flight or retrying included"),
         ("septet_in_flight", "messages that an item is working on"),

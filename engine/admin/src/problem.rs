@@ -90,6 +90,7 @@ impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         let status = match &error {
             ReadError::Gone(_) => StatusCode::GONE,
+            ReadError::Behind { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ReadError::Corrupt { .. } | ReadError::Io(..) | ReadError::Search(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }

@@ -249,7 +249,9 @@ impl Operation {
             ReadError::Gone(_) | ReadError::Corrupt { .. } => {
                 OperationError::message("body", error.to_string())
             }
-            ReadError::Io(..) | ReadError::Search(_) => OperationError::fault("body", error.to_string()),
+            ReadError::Io(..) | ReadError::Search(_) | ReadError::Behind { .. } => {
+                OperationError::fault("body", error.to_string())
+            }
         })
     }
 

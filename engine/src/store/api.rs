@@ -274,6 +274,14 @@ pub enum ReadError {
     /// The disk did not answer.
     #[error("body {0} could not be read: {1}")]
     Io(BodyId, String),
+    /// Index files are being made again, and it may be in one of them.
+    #[error("the index is being made again, {left} of {total} segments are left; try again later")]
+    Behind {
+        /// Segments of the journal that are still to be read.
+        left: u64,
+        /// Of so many.
+        total: u64,
+    },
     /// The index could not be read.
     #[error("the search failed: {0}")]
     Search(String),

@@ -178,7 +178,7 @@ impl Keeper {
             // Of what was not written, the journal has everything.
             lost |= self.lacks;
             if lost {
-                self.shared.lag.begin(self.shared.clock.now());
+                self.lacks_from_now();
             }
             self.waiting.pop_front();
             let parts = self.take_all_parts();
@@ -226,7 +226,7 @@ impl Keeper {
             Err(error) => {
                 self.report("what has gathered could not be put into the index", &error.to_string());
                 if self.has_too_much() {
-                    self.shared.lag.begin(self.shared.clock.now());
+                    self.lacks_from_now();
                     self.drop_indexed(last, false);
                     self.in_parts = last;
                     self.lose(true);
@@ -266,6 +266,12 @@ impl Keeper {
         self.losses += 1;
         self.hole = Some(self.losses);
         self.lacks |= lacks;
+    }
+
+    /// Whatever there is may be missing.
+    fn lacks_from_now(&self) {
+        let below = self.shared.state().highest_id + 1;
+        self.shared.lag.begin(self.shared.clock.now(), below);
     }
 
     fn take_all_parts(&mut self) -> Vec<Arc<IndexFile>> {

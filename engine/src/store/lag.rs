@@ -23,6 +23,8 @@ pub(super) struct Lag {
     since: AtomicU64,
     /// How often something began to be missing.
     begun: AtomicU64,
+    /// Only ids below are among what is missing.
+    below: AtomicU64,
     left: AtomicU64,
     total: AtomicU64,
 }
@@ -39,8 +41,10 @@ fn micros(now: Timestamp) -> u64 {
 }
 
 impl Lag {
-    /// Rows are missing. Where some are already, they have been since then. Whether this is news.
-    pub(super) fn begin(&self, now: Timestamp) -> bool {
+    /// Rows with ids below `below` are missing. Where some are already, they have been since then. Whether this is
+    /// news.
+    pub(super) fn begin(&self, now: Timestamp, below: u64) -> bool {
+        self.below.fetch_max(below, Ordering::AcqRel);
         let begins = self.since.compare_exchange(0, micros(now), Ordering::AcqRel, Ordering::Acquire).is_ok();
         if begins {
             self.begun.fetch_add(1, Ordering::AcqRel);
@@ -62,7 +66,13 @@ impl Lag {
 
     /// Nothing is missing any more. Whether this is news.
     pub(super) fn end(&self) -> bool {
+        self.below.store(0, Ordering::Release);
         self.since.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// Whether a row of this id, or of the session that began with it, may be among what is missing.
+    pub(super) fn may_lack(&self, id: u64) -> bool {
+        self.since.load(Ordering::Acquire) != 0 && id < self.below.load(Ordering::Acquire)
     }
 
     /// So many segments of so many are to be read.

@@ -10,7 +10,7 @@ use super::checkpoint::{self, Checkpoint};
 use super::disk::Disk;
 use super::ids;
 use super::index::{self, Index, Secret};
-use super::journal::{Identity, Journal, Late, MOST_RESERVE, Next, Writer, is_full};
+use super::journal::{Identity, Journal, Late, MOST_RESERVE, Next, PREPARED, Writer, is_full};
 use super::keeper::{Keeper, KeeperThread, Tools};
 use super::pager::Pager;
 use super::readers::Readers;
@@ -235,7 +235,10 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
     let lock: Arc<dyn Lock> = lock.into();
     let writer = match begin(limit) {
         // Neither room nor a reserve: of what can be made again, some makes room.
-        Err(error) if is_full(&error) && make_room(&index, options.segment_size) => begin(limit),
+        Err(error) if is_full(&error) && give_way(&index, options.segment_size) => {
+            prepare(&*files, &folder, options.segment_size);
+            begin(limit)
+        }
         writer => writer,
     };
     let journal = match writer {
@@ -301,7 +304,7 @@ fn report_refused(shared: &Shared, error: &index::Error) {
 
 /// Removes the oldest index files until there is room for a reserve and for the journal to begin; whether there
 /// was anything to remove. They are made again when the disk has room.
-fn make_room(index: &Index, segment_size: u64) -> bool {
+fn give_way(index: &Index, segment_size: u64) -> bool {
     let wanted = 2 * MOST_RESERVE.min(segment_size);
     let (mut room, mut given) = (0, Vec::new());
     for file in index.files().iter() {
@@ -321,6 +324,18 @@ fn make_room(index: &Index, segment_size: u64) -> bool {
     );
     index.replace(&given, Vec::new());
     true
+}
+
+/// Takes the room for the next segment before somebody else does, be it less than it should be.
+fn prepare(files: &dyn Files, folder: &Path, segment_size: u64) {
+    let (path, most) = (folder.join(PREPARED), MOST_RESERVE.min(segment_size));
+    let made = [most, most / 4, most / 16].into_iter().any(|size| {
+        let made = files.create(&path);
+        made.and_then(|file| file.allocate(size).and_then(|()| file.sync())).is_ok()
+    });
+    if !made {
+        let _ = files.remove(&path);
+    }
 }
 
 /// The first id of a store that cannot write yet. Such ids may be seen before anything is durable, and after

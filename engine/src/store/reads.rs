@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,6 +23,10 @@ use crate::event::{Event, NewEvent};
 use crate::header::Header;
 use crate::host::{Keep, KeepFamily};
 use crate::id::{BodyId, EventId, ItemName, MessageId, SessionId};
+
+/// How long one message waits for index files that are being made again, and how often it looks.
+const PATIENCE: Duration = Duration::from_secs(10);
+const NAP: Duration = Duration::from_millis(20);
 
 impl Store {
     /// One header. One that is not in memory is read from the disk.
@@ -79,9 +84,9 @@ impl Store {
 
     /// Takes out what somebody found broken.
     pub(super) fn leave_out_broken(&self, embedded: &Embedded) {
-        if embedded.index.has_broken() {
+        if let Some(below) = embedded.index.broken_below() {
             // Before it is out: whoever reads without it learns that something is missing.
-            self.0.shared.lag.begin(self.clock().now());
+            self.0.shared.lag.begin(self.clock().now(), below);
         }
         let broken = embedded.index.take_broken();
         broken.iter().for_each(|file| self.0.shared.report_broken(file));
@@ -103,11 +108,36 @@ impl Store {
             self.0.shared.bodies.keep(id, &body);
             return Ok(body);
         }
-        let store = self.clone();
-        let read = tokio::task::spawn_blocking(move || store.absent_body(id, absent));
-        let body = read.await.map_err(|error| ReadError::Io(id, error.to_string()))??;
+        let body = match self.body_on_disk(id, absent).await {
+            Err(ReadError::Gone(_)) if self.0.shared.lag.may_lack(id.0) => {
+                self.until_indexed(id.0).await?;
+                self.body_on_disk(id, None).await?
+            }
+            body => body?,
+        };
         self.0.shared.bodies.keep(id, &body);
         Ok(body)
+    }
+
+    async fn body_on_disk(&self, id: BodyId, absent: Option<Absent>) -> Result<Body, ReadError> {
+        let store = self.clone();
+        let read = tokio::task::spawn_blocking(move || store.absent_body(id, absent));
+        read.await.map_err(|error| ReadError::Io(id, error.to_string()))?
+    }
+
+    /// Returns when the index has everything of this message, or of the session that began with it: unless index files
+    /// are being made again, that is at once.
+    pub async fn until_indexed(&self, id: u64) -> Result<(), ReadError> {
+        let lag = &self.0.shared.lag;
+        let mut left = PATIENCE.as_millis() / NAP.as_millis();
+        while lag.may_lack(id) {
+            left = left.checked_sub(1).ok_or_else(|| {
+                let IndexProgress { left, total, .. } = lag.progress(self.clock().now());
+                ReadError::Behind { left, total }
+            })?;
+            tokio::time::sleep(NAP).await;
+        }
+        Ok(())
     }
 
     /// Reads a body that is not in memory. Its segment may be purged meanwhile: then it is gone, or it was

@@ -131,7 +131,7 @@ impl Shared {
         tracing::error!(name: "store.corrupt", file = name, why, "store.corrupt: an index file is made again");
         let text = format!("index/{name} is made again from the journal, and nothing is lost: {why}");
         self.tell(NewEvent::new(Level::Error, "store.corrupt", text));
-        self.lag.begin(self.clock.now());
+        self.lag.begin(self.clock.now(), file.below());
     }
 
     /// An event of a thread that cannot log it itself.

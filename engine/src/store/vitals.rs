@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Store, recovery, segment};
+use super::{IndexProgress, Store, recovery, segment};
 
 /// Numbers of a store on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Vitals {
     pub unindexed: u64,
     /// New messages are taken.
     pub accepting: bool,
+    /// How far the index is behind.
+    pub index: IndexProgress,
 }
 
 impl Store {
@@ -38,6 +40,7 @@ impl Store {
         let free = disk.files().space(disk.folder())?.free;
         let (waiting, accepting) = (embedded.journal.waiting(), self.accepting());
         let unindexed = u64::try_from(self.state().fresh.waiting()).unwrap_or(u64::MAX);
-        Ok(Some(Vitals { segments, bytes, free, floor: disk.floor(), waiting, unindexed, accepting }))
+        let index = self.index_progress().unwrap_or_default();
+        Ok(Some(Vitals { segments, bytes, free, floor: disk.floor(), waiting, unindexed, accepting, index }))
     }
 }

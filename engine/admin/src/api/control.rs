@@ -44,7 +44,7 @@ pub(crate) async fn resend(
 ) -> Result<(StatusCode, Json<ResentView>), Problem> {
     let options = json(&body)?;
     only(&options, &["target", "body"])?;
-    let header = header(&context, &id)?;
+    let header = header(&context, &id).await?;
     let target = text(&options, "target")?;
     let body = match options.get("body") {
         None | Some(Value::Null) => None,
@@ -150,9 +150,9 @@ pub(crate) async fn resume(
     Extension(who): Who,
     Path(id): Path<String>,
 ) -> Result<Json<HeaderView>, Problem> {
-    let found = header(&context, &id)?;
+    let found = header(&context, &id).await?;
     context.parts.engine.resume(found.id, who.name.as_deref()).await?;
-    Ok(Json(HeaderView::new(&header(&context, &id)?, false)))
+    Ok(Json(HeaderView::new(&header(&context, &id).await?, false)))
 }
 
 /// A suspended or queued message will not be processed any more.
@@ -164,9 +164,9 @@ pub(crate) async fn discard(
     Extension(who): Who,
     Path(id): Path<String>,
 ) -> Result<Json<HeaderView>, Problem> {
-    let found = header(&context, &id)?;
+    let found = header(&context, &id).await?;
     context.parts.engine.discard(found.id, who.name.as_deref()).await?;
-    Ok(Json(HeaderView::new(&header(&context, &id)?, false)))
+    Ok(Json(HeaderView::new(&header(&context, &id).await?, false)))
 }
 
 /// What a bulk action did, or would do.

@@ -54,6 +54,8 @@ pub(crate) async fn metrics(State(context): State<Context>) -> impl IntoResponse
             metrics::gauge!("septet_store_free_bytes", &labels).set(vitals.free as f64);
             metrics::gauge!("septet_store_min_free_bytes", &labels).set(vitals.floor as f64);
             metrics::gauge!("septet_store_waiting", &labels).set(vitals.waiting as f64);
+            metrics::gauge!("septet_store_index_lag_seconds", &labels)
+                .set(vitals.index.behind_ms as f64 / 1000.0);
         }
         metrics::gauge!("septet_store_accepting", &labels).set(if vitals.accepting { 1.0 } else { 0.0 });
     }

@@ -86,9 +86,15 @@ async fn find(
     }))
 }
 
-pub(crate) fn header(context: &Context, text: &str) -> Result<Header, Problem> {
+pub(crate) async fn header(context: &Context, text: &str) -> Result<Header, Problem> {
     let id = MessageId(id(text)?);
-    let found = context.parts.engine.store().header(id);
+    let store = context.parts.engine.store();
+    let mut found = store.header(id);
+    if found.is_none() {
+        // One message is never behind: it waits for the index.
+        store.until_indexed(id.0).await?;
+        found = store.header(id);
+    }
     found.ok_or_else(|| Problem::not_found(format!("there is no message {id}")))
 }
 
@@ -101,7 +107,7 @@ pub(crate) async fn show(
     Extension(who): Who,
     Path(id): Path<String>,
 ) -> Result<Json<MessageView>, Problem> {
-    let header = header(&context, &id)?;
+    let header = header(&context, &id).await?;
     context.audit.viewed(who.name.as_deref(), &header).await;
     let body = match header.body_id {
         Some(body) => Some(BodyView::new(&context.parts.engine.store().body(body).await?)),
@@ -119,7 +125,7 @@ pub(crate) async fn raw(
     Extension(who): Who,
     Path(id): Path<String>,
 ) -> Result<impl IntoResponse, Problem> {
-    let header = header(&context, &id)?;
+    let header = header(&context, &id).await?;
     let Some(body) = header.body_id else {
         return Err(Problem::not_found(format!("message {} has no body", header.id)));
     };

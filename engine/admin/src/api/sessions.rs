@@ -35,6 +35,7 @@ pub(crate) async fn show(
 ) -> Result<Json<SessionView>, Problem> {
     let session = SessionId(id(&text)?);
     let store = context.parts.engine.store();
+    store.until_indexed(session.0).await?;
     let headers = store.session(session);
     let Some(first) = headers.first() else {
         return Err(Problem::not_found(format!("there is no session {session}")));

@@ -31,6 +31,19 @@ pub(crate) struct StoreView {
     at: String,
     segments: Vec<FileView>,
     checkpoint: Option<FileView>,
+    /// Index files that are being made again.
+    index: IndexView,
+}
+
+/// How far the index is behind.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct IndexView {
+    /// For how long lists have lacked something; 0 when they lack nothing.
+    lag_ms: u64,
+    /// Segments of the journal that are still to be read for it.
+    segments_left: u64,
+    /// Of so many.
+    segments: u64,
 }
 
 /// One file.
@@ -67,6 +80,9 @@ pub(crate) struct Part {
 ))]
 pub(crate) async fn show(State(context): State<Context>) -> Result<Json<StoreView>, Problem> {
     let store = context.parts.engine.store().clone();
+    let progress = store.index_progress().unwrap_or_default();
+    let index =
+        IndexView { lag_ms: progress.behind_ms, segments_left: progress.left, segments: progress.total };
     let manifest = blocking(move || store.copyable()).await?;
     let manifest =
         manifest.ok_or_else(|| Problem::not_found("this store is in memory: there are no files"))?;
@@ -78,6 +94,7 @@ pub(crate) async fn show(State(context): State<Context>) -> Result<Json<StoreVie
         at: time(at),
         segments: segments.into_iter().map(FileView::from).collect(),
         checkpoint: checkpoint.map(FileView::from),
+        index,
     }))
 }
 

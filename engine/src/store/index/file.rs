@@ -90,6 +90,12 @@ impl IndexFile {
         error
     }
 
+    /// All ids in it are lower.
+    pub(in crate::store) fn below(&self) -> u64 {
+        let Meta { headers, events, bodies, .. } = self.meta();
+        [headers, events, bodies].map(|span| span.max + 1).into_iter().max().unwrap_or_default()
+    }
+
     /// Why it cannot be read any more.
     pub(in crate::store) fn broken(&self) -> Option<&str> {
         self.broken.get().map(String::as_str)

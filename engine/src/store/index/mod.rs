@@ -328,9 +328,9 @@ impl Index {
         made.map(drop).and_then(|()| environment.files.remove(&probe)).map_err(|error| Error::io("", error))
     }
 
-    /// Whether a file was found broken and is still in the set.
-    pub(in crate::store) fn has_broken(&self) -> bool {
-        self.files().iter().any(|file| file.broken().is_some())
+    /// Below which id rows are in a file that was found broken and is still in the set.
+    pub(in crate::store) fn broken_below(&self) -> Option<u64> {
+        self.files().iter().filter(|file| file.broken().is_some()).map(|file| file.below()).max()
     }
 
     /// Takes files that were found broken out of the set and removes them. Whoever finds a file here is the

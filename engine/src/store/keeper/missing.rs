@@ -96,7 +96,7 @@ impl Keeper {
             self.found(missing.clone());
             if !Arc::ptr_eq(&set, &self.tools.index.files()) && !missing.is_lack() {
                 // Somebody may have taken out a file meanwhile, and has said so: it is seen the next time.
-                self.shared.lag.begin(self.shared.clock.now());
+                self.lacks_from_now();
             }
         }
         self.suspected = missing;
@@ -120,8 +120,10 @@ impl Keeper {
 
     fn found(&mut self, missing: Missing) {
         let lacks = missing.is_lack() || !self.hopeless.is_empty();
-        if lacks {
-            self.shared.lag.begin(self.shared.clock.now());
+        if missing.lacks {
+            self.lacks_from_now();
+        } else if lacks {
+            self.shared.lag.begin(self.shared.clock.now(), self.first_id);
         }
         if missing != self.missing && !missing.is_nothing() {
             let files = missing.segments().len() + usize::from(missing.hole.is_some());

@@ -394,6 +394,23 @@ async fn an_index_that_cannot_even_be_looked_at_does_not_stop_the_start() {
 }
 
 #[tokio::test]
+async fn one_message_waits_for_its_index_rather_than_not_be_there() {
+    let (fixture, before) = filled().await;
+    fixture.store.close().await.unwrap();
+    let fixture = fixture.closed_and_changed(|path| std::fs::remove_dir_all(path.join("index")).unwrap());
+    let store = &fixture.store;
+    // What is new waits for nothing.
+    let new = fixture.receive("lis", "out", "new").await;
+    store.until_indexed(new.0).await.unwrap();
+    for header in before.iter().rev() {
+        store.until_indexed(header.id.0).await.unwrap();
+        assert_eq!(store.header(header.id).as_ref(), Some(header));
+        let body = store.body(header.body_id.unwrap()).await.unwrap();
+        assert_eq!(body.size() as u64, header.size);
+    }
+}
+
+#[tokio::test]
 async fn a_rebuild_waits_until_a_full_disk_has_room() {
     let files = SimFiles::new();
     let store = simulated(&files);

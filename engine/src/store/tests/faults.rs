@@ -8,6 +8,7 @@ use super::sim::{Faults, Random, SimFiles};
 use super::support::{Fixture, commit, embedded, header, item, with_body};
 use crate::clock::{Clock as _, SystemClock};
 use crate::event::{Level, NewEvent};
+use crate::files::Files as _;
 use crate::header::Status;
 use crate::id::MessageId;
 use crate::store::{
@@ -337,24 +338,30 @@ async fn closing_on_a_full_disk_does_not_wait_for_ever() {
 }
 
 /// Opens where nothing is free: reads and completions work, new messages wait for room.
-async fn opens_without_room(files: &SimFiles, closed: bool) {
+async fn opens_without_room(files: &SimFiles, closed: bool, reserve: bool) {
     let store = simulated(files);
     let mut ids = Vec::new();
-    for _ in 0..20 {
+    // Without a reserve it is index files that make room: there must be some.
+    let others = if reserve { 0 } else { 200 };
+    for _ in 0..others + 20 {
         let (ops, id) = message(&store, &"x".repeat(1000));
         let committed = commit(&store, ops).await.unwrap();
         store.durable(committed.sequence).await.unwrap();
         ids.push(id);
     }
+    let ids = ids.split_off(others);
     if closed {
         store.close().await.unwrap();
     }
     drop(store);
     let files = files.restart();
+    if !reserve {
+        files.remove(Path::new("/store/journal/reserve")).unwrap();
+    }
     files.set_faults(Faults { capacity: Some(files.used()), ..Faults::default() });
     // What a crash left preallocated is given back: less than this is free then.
     let store = simulated_leaving(&files, 64 << 10);
-    assert!(!store.accepting(), "closed {closed}");
+    assert!(!store.accepting(), "closed {closed}, reserve {reserve}");
     for id in &ids {
         let header = store.header(*id).unwrap();
         assert_eq!(store.body(header.body_id.unwrap()).await.unwrap().size(), 1000);
@@ -402,7 +409,60 @@ async fn a_store_that_filled_the_disk_and_crashed_opens_and_finishes_its_work() 
 #[tokio::test]
 async fn a_store_opens_where_nothing_is_free_after_a_clean_stop_and_after_a_crash() {
     for closed in [true, false] {
-        opens_without_room(&SimFiles::new(), closed).await;
+        opens_without_room(&SimFiles::new(), closed, true).await;
+    }
+}
+
+/// It was used up, or the store is older than reserves: index files make room.
+#[tokio::test]
+async fn a_store_opens_and_finishes_its_work_where_nothing_is_free_and_no_reserve_is_there() {
+    for closed in [true, false] {
+        opens_without_room(&SimFiles::new(), closed, false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_opens_where_there_is_no_room_even_for_a_segment_and_goes_on_when_there_is() {
+    for stops in [false, true] {
+        let files = SimFiles::new();
+        let store = simulated(&files);
+        let (ops, id) = message(&store, "text");
+        let committed = commit(&store, ops).await.unwrap();
+        store.durable(committed.sequence).await.unwrap();
+        store.close().await.unwrap();
+        drop(store);
+        let files = files.restart();
+        files.remove(Path::new("/store/journal/reserve")).unwrap();
+        files.remove_under("/store/index");
+        files.set_faults(Faults { capacity: Some(files.used()), ..Faults::default() });
+
+        let store = simulated_leaving(&files, 64 << 10);
+        assert!(!store.accepting());
+        assert!(matches!(store.reserve(Class::Ingest, 1).await, Err(Unavailable::Full)));
+        let header = store.header(id).unwrap();
+        assert_eq!(store.body(header.body_id.unwrap()).await.unwrap().as_text(), Some("text"));
+        assert_eq!(events_of(&store, "store.full"), ["the disk is full; new messages are refused"]);
+        let discard = Transition::new(id, Guard::Status(Status::Queued), Status::Discarded);
+        let done = commit(&store, vec![Op::Transition(discard)]).await.unwrap();
+        let early = store.next_id();
+        if stops {
+            assert!(store.close().await.is_err(), "what could not be written is not called stored");
+            assert!(store.durable(done.sequence).await.is_err());
+        } else {
+            files.set_faults(Faults::default());
+            store.durable(done.sequence).await.unwrap();
+            store.until_accepting().await;
+            let (ops, next) = message(&store, "after");
+            assert!(next.0 > early);
+            let committed = commit(&store, ops).await.unwrap();
+            store.durable(committed.sequence).await.unwrap();
+        }
+        drop(store);
+        let files = files.restart();
+        let store = simulated(&files);
+        let status = if stops { Status::Queued } else { Status::Discarded };
+        assert_eq!(store.header(id).unwrap().status, status);
+        assert!(stops || store.next_id() > early);
     }
 }
 
