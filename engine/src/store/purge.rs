@@ -14,7 +14,7 @@
 //!   it is cheaper to drop it later, and a purge never turns over what it has written itself.
 //! - What is old in the open segment would stay until much more has been written: the segment is ended early.
 //! - Who asks for a moment (`within`) means all that is older: the segment of that moment goes as well where
-//!   most of it is older; what is older in segments that stay is not shown from then on.
+//!   most of it is older.
 
 mod carry;
 mod judge;
@@ -41,8 +41,6 @@ const BUSY: u128 = 2000;
 const WAY: u32 = 4;
 /// How far ahead is looked for what can be dropped behind a segment that mostly lives on.
 const AHEAD: usize = 32;
-/// Memory knows every session that is hidden until its segment goes: about so many in one purge.
-const MOST_HIDDEN: usize = 100_000;
 
 /// What to purge.
 #[derive(Clone, Copy, Debug)]
@@ -124,8 +122,6 @@ struct Run {
     end: u64,
     /// Up to this segment, carrying has been found to be worth it.
     worth: u64,
-    /// How many sessions in segments that stay are only not shown any more, and one for each such segment.
-    hidden: usize,
     /// What the store takes on the disk.
     size: u64,
     /// In a dry run: sessions that would be gone and have rows in later segments.
@@ -148,7 +144,7 @@ impl Store {
         let _one = embedded.purging.lock().await;
         let (purged, gone) = (Purged::default(), Arc::default());
         let end = self.reach(embedded, &purge).await?;
-        let mut run = Run { purge, purged, end, worth: 0, hidden: 0, size: self.size(embedded)?, gone };
+        let mut run = Run { purge, purged, end, worth: 0, size: self.size(embedded)?, gone };
         let mut passed = 0;
         while purge.down_to.is_none_or(|most| run.size > most)
             && let Some(file) = self.next_old(embedded, passed, &run)?
@@ -176,7 +172,7 @@ impl Store {
         }
     }
 
-    /// Drops one segment, or hides what is old in it, or counts that; `false` when this is the end.
+    /// Drops one segment, or counts what would go with it; `false` when it stays.
     async fn pass(
         &self,
         embedded: &Embedded,
@@ -186,9 +182,7 @@ impl Store {
         let number = file.meta().coverage.segment;
         let mut verdict = self.judged(file, run).await?;
         let length = self.length(embedded, number)?;
-        // Segments go strictly oldest first: behind one that stays, all stay.
-        let drop = run.hidden == 0 && self.is_worth_it(embedded, run, &verdict, number, length).await?;
-        if !drop && (!run.purge.within || run.hidden > MOST_HIDDEN) {
+        if !self.is_worth_it(embedded, run, &verdict, number, length).await? {
             return Ok(false);
         }
         let mut tries = 1;
@@ -204,15 +198,8 @@ impl Store {
                 tries += 1;
                 verdict = self.judged(file, run).await?;
             }
-            if drop {
-                self.carry(file, &verdict, run.purge).await?;
-                self.drop_segment(embedded, file.clone(), number).await?;
-            }
-        }
-        if !drop {
-            // What was asked to go is not shown any more; its room comes back with the rest of the segment.
-            run.hidden += verdict.expired.len().max(1);
-            return Ok(true);
+            self.carry(file, &verdict, run.purge).await?;
+            self.drop_segment(embedded, file.clone(), number).await?;
         }
         let returned = (length + file.meta().length).saturating_sub(verdict.bytes);
         run.size = run.size.saturating_sub(returned);

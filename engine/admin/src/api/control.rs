@@ -247,8 +247,8 @@ pub(crate) struct PurgedView {
     dry_run: bool,
 }
 
-/// Drops sessions whose last activity is before a moment, what is unfinished left out. Their room comes back in
-/// segments of the journal, oldest first: of some that are not shown any more it may come later.
+/// Drops sessions whose last activity is before a moment, what is unfinished left out: segments of the journal,
+/// oldest first, so that some of them may stay until later.
 #[utoipa::path(post, path = "/api/v1/purge", request_body = Object, responses(
     (status = 200, body = PurgedView), (status = 400, body = Problem), (status = 409, body = Problem),
     (status = 503, body = Problem)

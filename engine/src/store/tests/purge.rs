@@ -181,38 +181,9 @@ async fn purged_between(old: usize, young: usize) -> Purged {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_asks_for_a_moment_loses_all_that_is_older_and_nothing_that_is_younger() {
-    let mostly_old = purged_between(12, 3).await;
-    assert!(mostly_old.segments >= 1 && mostly_old.carried == 3, "{mostly_old:?}");
-    let mostly_young = purged_between(3, 12).await;
-    assert_eq!((mostly_young.segments, mostly_young.carried), (0, 0), "the old ones are only not shown");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn among_many_that_wait_what_is_asked_to_go_is_gone_and_all_that_wait_are_there() {
-    let fixture = fixture();
-    let (mut waiting, mut old) = (Vec::new(), Vec::new());
-    for number in 0..120 {
-        let id = fixture.receive("lis", "out", &format!("{number} {}", "w".repeat(1000))).await;
-        waiting.push(id);
-        if number % 8 == 0 {
-            old.extend(completed(&fixture, 1).await);
-        }
-    }
-    fixture.advance(DAY);
-    let before = segments(fixture.path());
-    assert!(before > 4, "{before}");
-    let purge = Purge { within: true, ..Purge::before(fixture.clock.now()) };
-    let purged = fixture.store.purge(purge).await.unwrap();
-    assert_eq!((purged.messages, purged.segments), (old.len() as u64, 0), "{purged:?}");
-    waiting.reverse();
-    assert_eq!(listed(&fixture.store).await, waiting);
-    let fixture = reopened(fixture);
-    until_complete(&fixture.store).await;
-    assert_eq!(listed(&fixture.store).await, waiting);
-    for id in &old {
-        assert!(fixture.store.header(*id).is_none());
-    }
+async fn what_is_mostly_older_than_the_moment_asked_for_goes_and_what_is_younger_is_carried() {
+    let purged = purged_between(12, 3).await;
+    assert!(purged.segments >= 1 && purged.carried == 3, "{purged:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
