@@ -75,7 +75,7 @@ async fn measure(path: &Path, rounds: usize, messages: u64) -> Outcome<()> {
             purged.segments,
             purged.messages,
             purged.carried,
-            (until - from) * (SIZE as u64) >> 20,
+            ((until - from) * (SIZE as u64)) >> 20,
         );
     }
     println!("writers keep {:.2} of their rate", ratios.iter().sum::<f64>() / ratios.len().max(1) as f64);
