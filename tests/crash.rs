@@ -236,6 +236,7 @@ retry_interval = "50ms"
 
     /// Lets it finish, and asks for everything that is owed.
     async fn settle(&mut self) {
+        self.purges.stop(&self.septet);
         self.septet.run().await;
         let idle = |all: &Value| each(&all["queues"]).all(|queue| queue["depth"] == 0);
         self.septet.until("/api/v1/queues", idle).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Choices, Store, control_id, delivered_in_order, each, key, message, text};
-use crate::support::files_below;
+use crate::support::{Septet, files_below};
 
 /// Who purges a store, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,14 @@ impl Purges {
             1 => Purges::ByAgeAndSize,
             _ => Purges::Never,
         }
+    }
+
+    /// From the next start on nothing is purged unasked: what is there can be looked at.
+    pub(super) fn stop(self, septet: &Septet) {
+        let path = septet.path("production.toml");
+        let text = std::fs::read_to_string(&path).expect("it was written");
+        let kept = text.replace(self.settings(), Purges::Never.settings());
+        std::fs::write(path, kept).expect("the folder is ours");
     }
 
     /// Its part of `[store]`.
