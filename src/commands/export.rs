@@ -32,6 +32,8 @@ enum Stopped {
     Api(Failure),
     /// Writing failed; a reader that went away is no failure.
     Io(io::Error),
+    /// By ctrl-c: what was fetched until then is there, whole.
+    Interrupted,
 }
 
 impl From<Failure> for Stopped {
@@ -69,10 +71,12 @@ pub(crate) async fn run(client: &Client, filters: Map<String, Value>, destinatio
         }
     };
     let mut tally = Tally::default();
-    let ended = match all(client, filters, &mut to, &mut tally).await {
-        Ok(()) => to.finish().map_err(Stopped::Io),
-        stopped => stopped,
+    let ended = tokio::select! {
+        ended = all(client, filters, &mut to, &mut tally) => ended,
+        _ = tokio::signal::ctrl_c() => Err(Stopped::Interrupted),
     };
+    // Whatever ended it: no line is left half written.
+    let ended = ended.and(to.finish().map_err(Stopped::Io));
     let Tally { written, without_body, lost } = tally;
     if written == 0 && matches!(ended, Err(Stopped::Api(_))) {
         // So that the same command can be given again.
@@ -89,6 +93,10 @@ pub(crate) async fn run(client: &Client, filters: Map<String, Value>, destinatio
     match ended {
         Ok(()) if lost > 0 => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
+        Err(Stopped::Interrupted) => {
+            output::error("interrupted");
+            ExitCode::FAILURE
+        }
         Err(Stopped::Io(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Stopped::Io(error)) => {
             output::error(format_args!("{}: {error}", to.name()));
