@@ -140,10 +140,17 @@ impl KeyStore<'_> {
         Ok(keys)
     }
 
-    /// Another key of the same kind, kept; the caller publishes and uses it from here on.
-    pub(super) async fn rotate(&self, keys: &Keys, lifetime: i64) -> Result<Keys, HostFault> {
+    /// Another key of the same kind, kept; the caller publishes and uses it from here on. `tell` logs it: before
+    /// it is kept, so that no crash leaves a new key of which no event tells.
+    pub(super) async fn rotate(
+        &self,
+        keys: &Keys,
+        lifetime: i64,
+        tell: impl FnOnce(&Keys),
+    ) -> Result<Keys, HostFault> {
         let next = generate(keys.signing.algorithm()).await?;
         let keys = keys.succeeded_by(next, lifetime, self.now)?;
+        tell(&keys);
         self.put(&keys).await?;
         Ok(keys)
     }

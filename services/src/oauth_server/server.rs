@@ -180,16 +180,19 @@ impl Server {
     async fn rotate_alone(&self, who: Option<&str>) -> Result<Value, HostFault> {
         let (cx, now, old) = (self.cx(), self.now(), self.keys());
         let store = KeyStore { item: &cx.item, keep: cx.runtime.keep.as_ref(), now };
-        let keys = store.rotate(&old, self.settings().access_token_lifetime()).await?;
-        let (key, before) = (keys.signing().key_id().to_owned(), old.signing().key_id());
+        let tell = |keys: &Keys| {
+            let (key, before) = (keys.signing().key_id(), old.signing().key_id());
+            let text =
+                format!("key {key} signs from now on; {before} is published until its tokens have ended");
+            let event = NewEvent::new(Level::Info, "oauth.rotated", text);
+            self.event(match who {
+                Some(who) => event.who(who),
+                None => event,
+            });
+        };
+        let keys = store.rotate(&old, self.settings().access_token_lifetime(), tell).await?;
         let summary = keys.summary(now);
         *self.0.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
-        let text = format!("key {key} signs from now on; {before} is published until its tokens have ended");
-        let event = NewEvent::new(Level::Info, "oauth.rotated", text);
-        self.event(match who {
-            Some(who) => event.who(who),
-            None => event,
-        });
         Ok(summary)
     }
 
