@@ -125,19 +125,33 @@ impl Store {
         read.await.map_err(|error| ReadError::Io(id, error.to_string()))?
     }
 
-    /// Returns when the index has everything of this message, or of the session that began with it: unless index files
-    /// are being made again, that is at once.
+    /// Returns when the index has everything of the session that began with this message: unless index files are
+    /// being made again, that is at once.
     pub async fn until_indexed(&self, id: u64) -> Result<(), ReadError> {
+        self.patiently(id, || None).await.map(|_: Option<()>| ())
+    }
+
+    /// One header, which is waited for while the index file that may have it is being made again.
+    pub async fn find(&self, id: MessageId) -> Result<Option<Header>, ReadError> {
+        let found = self.patiently(id.0, || self.header(id)).await?;
+        Ok(found.or_else(|| self.header(id)))
+    }
+
+    /// Looks until it is found, or until the index has everything of this id.
+    async fn patiently<T>(&self, id: u64, look: impl Fn() -> Option<T>) -> Result<Option<T>, ReadError> {
         let lag = &self.0.shared.lag;
         let mut left = PATIENCE.as_millis() / NAP.as_millis();
-        while lag.may_lack(id) {
+        loop {
+            let found = look();
+            if found.is_some() || !lag.may_lack(id) {
+                return Ok(found);
+            }
             left = left.checked_sub(1).ok_or_else(|| {
                 let IndexProgress { left, total, .. } = lag.progress(self.clock().now());
                 ReadError::Behind { left, total }
             })?;
             tokio::time::sleep(NAP).await;
         }
-        Ok(())
     }
 
     /// Reads a body that is not in memory. Its segment may be purged meanwhile: then it is gone, or it was

@@ -88,13 +88,8 @@ async fn find(
 
 pub(crate) async fn header(context: &Context, text: &str) -> Result<Header, Problem> {
     let id = MessageId(id(text)?);
-    let store = context.parts.engine.store();
-    let mut found = store.header(id);
-    if found.is_none() {
-        // One message is never behind: it waits for the index.
-        store.until_indexed(id.0).await?;
-        found = store.header(id);
-    }
+    // One message is never behind: it waits for the index.
+    let found = context.parts.engine.store().find(id).await?;
     found.ok_or_else(|| Problem::not_found(format!("there is no message {id}")))
 }
 
