@@ -14,7 +14,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// What lies further back says nothing of now.
 const STALE: Duration = Duration::from_secs(1);
 /// Cores that are idle for less than this share of the time are busy.
-const IDLE: f64 = 0.2;
+const IDLE: f64 = 0.28;
 
 /// Looks at the cores, at most once a period.
 #[derive(Debug)]
