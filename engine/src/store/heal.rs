@@ -22,7 +22,7 @@ const ASIDE: &str = ".healed.part";
 pub(super) struct Last<'a> {
     pub(super) number: u64,
     pub(super) content: &'a mut Window,
-    /// Where its whole frames end.
+    /// Where its whole frames end, padding included: a multiple of 8, also where the file ends within the padding.
     pub(super) end: usize,
     /// The end frame that it lacks.
     pub(super) seal: Option<Vec<u8>>,
@@ -83,7 +83,7 @@ fn copy(files: &dyn Files, folder: &Path, last: &mut Last<'_>) -> io::Result<()>
     let aside = folder.join(ASIDE);
     let file = files.create(&aside)?;
     let seal = last.seal.as_deref().unwrap_or_default();
-    last.content.copy(last.end, &*file)?;
+    last.content.copy(last.end.min(last.content.length()), &*file)?;
     files::write_all(&*file, &mut [IoSlice::new(seal)], last.end as u64)?;
     file.sync()?;
     files.rename(&aside, &segment::path(folder, last.number))?;
@@ -94,7 +94,7 @@ fn copy(files: &dyn Files, folder: &Path, last: &mut Last<'_>) -> io::Result<()>
 /// Gives whether the end frame had room.
 fn in_place(files: &dyn Files, folder: &Path, last: &mut Last<'_>) -> io::Result<bool> {
     let file = files.open(&segment::path(folder, last.number))?;
-    last.content.copy(last.end, &*file)?;
+    last.content.copy(last.end.min(last.content.length()), &*file)?;
     file.sync()?;
     let (mut end, mut sealed) = (last.end as u64, false);
     if let Some(seal) = &last.seal {

@@ -401,9 +401,11 @@ impl Recovery<'_> {
         let path = segment::path(self.folder, number);
         let failed = |error| OpenError::io(&path, error);
         let mut seal = None;
+        // A write may have been torn within the padding of its frame.
+        let end = tail.end.next_multiple_of(8);
         if !tail.sealed {
-            let end = heal::end_frame(number, self.batch, self.sequence, tail.end, identity.salt);
-            seal = Some(end.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
+            let frame = heal::end_frame(number, self.batch, self.sequence, end, identity.salt);
+            seal = Some(frame.ok_or_else(|| OpenError::NotAJournal(path.clone()))?);
         }
         let mut torn = Vec::new();
         if tail.torn {
@@ -412,7 +414,7 @@ impl Recovery<'_> {
             torn.truncate(torn.len() - zeros);
         }
         let bytes = torn.len();
-        let last = heal::Last { number, content, end: tail.end, seal, torn };
+        let last = heal::Last { number, content, end, seal, torn };
         let healed = heal::heal(self.files, self.folder, last).map_err(failed)?;
         self.batch += u64::from(healed.sealed);
         if let Some(kept) = healed.kept {

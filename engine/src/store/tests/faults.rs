@@ -87,6 +87,26 @@ async fn a_torn_tail_is_cut_and_kept_beside_the_segment() {
 }
 
 #[tokio::test]
+async fn a_write_torn_within_its_padding_leaves_a_sealed_segment_that_is_whole() {
+    for text in ["1", "12", "123", "1234", "12345", "123456", "1234567", "12345678"] {
+        let fixture = embedded();
+        let id = durable(&fixture, text).await;
+        let again = fixture.closed_and_changed(|path| {
+            let segment = segments(path).pop().unwrap();
+            let content = std::fs::read(&segment).unwrap();
+            let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            std::fs::write(&segment, &content[..used]).unwrap();
+        });
+        assert_eq!(texts(&again, &[id]).await, [Some(text.to_owned())]);
+        let (store, folder) = again.into_parts();
+        drop(store);
+        let keys = crate::store::offline::Keys { key: None, old: Vec::new() };
+        let report = crate::store::offline::check(&crate::files::SystemFiles, folder.path(), &keys).unwrap();
+        assert!(report.is_sound(), "{text}: {:?}", report.problems);
+    }
+}
+
+#[tokio::test]
 async fn damage_is_reported_and_skipped_and_nothing_is_cut() {
     // Where the journal is folded: after a crash, and where the checkpoint of a clean stop is gone.
     for clean in [false, true] {
