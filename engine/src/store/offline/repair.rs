@@ -245,7 +245,8 @@ impl Plan {
 
     /// The end of a segment that lacks its end frame.
     fn end(&mut self, scan: &Scan, next: Option<Anchor>, between: u64, last: bool, step: &mut Step) {
-        let (at, number) = (scan.end, scan.number);
+        // A write may have been torn within the padding of its frame.
+        let (at, number) = (scan.end.next_multiple_of(8), scan.number);
         let missing =
             next.map_or(0, |next| next.batch.saturating_sub(self.batch + 1)).saturating_sub(between);
         let senseless = scan.senseless.is_some();
@@ -378,7 +379,7 @@ impl Step {
             }
         }
         if let Some(end) = self.end {
-            content.truncate(end);
+            content.resize(end, 0);
             content.extend_from_slice(&self.tail);
         }
         let aside = folder.journal.join(".repaired.part");

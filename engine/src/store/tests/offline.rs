@@ -28,13 +28,18 @@ struct Closed {
 }
 
 async fn closed(messages: usize, clean: bool) -> Closed {
+    closed_with(messages, clean, "").await
+}
+
+/// The same, with messages that are this much longer.
+async fn closed_with(messages: usize, clean: bool, more: &str) -> Closed {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(small(folder.path()), manual_clock(), Arc::new(SystemFiles)).unwrap();
     let epoch = store.epoch();
     let fixture = Fixture::on(store, manual_clock(), folder);
     let mut stored = Vec::new();
     for number in 0..messages {
-        let text = format!("MSH|message {number} {}", "x".repeat(700));
+        let text = format!("MSH|message {number} {}{more}", "x".repeat(700));
         let id = fixture.receive("lis", "out", &text).await;
         // One frame each.
         let now = fixture.clock.now();
@@ -212,6 +217,26 @@ async fn the_header_of_the_only_segment_is_made_again_from_its_frames() {
     assert_eq!(closed.gone(&store).await, []);
     assert_eq!(store.get(KeepFamily::Token, "vendor").as_deref(), Some(&b"a token"[..]));
     assert_ne!(store.epoch(), closed.epoch, "its name is lost, and another store's must not be used");
+}
+
+#[tokio::test]
+async fn a_segment_that_was_cut_within_the_padding_of_a_frame_is_sealed_behind_it() {
+    let mut cut = 0;
+    for more in 0..8 {
+        let closed = closed_with(20, true, &"y".repeat(more)).await;
+        closed.change(2, |content| {
+            // Without its end frame, and the zeros before it.
+            let seal = content.windows(4).rposition(|window| window == b"SPB1").unwrap();
+            content.truncate(seal);
+            let used = content.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            content.truncate(used);
+            cut += used % 8;
+        });
+        let done = closed.repair().await;
+        assert_eq!(brief(&done.after.unwrap().problems), [], "{more}");
+        assert_eq!(closed.gone(&closed.open().unwrap()).await, [], "{more}");
+    }
+    assert!(cut > 0);
 }
 
 #[tokio::test]
