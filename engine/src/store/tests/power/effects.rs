@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::header::Status;
 use crate::id::SessionId;
@@ -16,10 +17,12 @@ pub(super) enum Effect {
         body: u64,
         text: Bytes,
         target: &'static str,
+        at: Timestamp,
     },
     Moved {
         id: u64,
         to: Status,
+        at: Timestamp,
     },
     Kept {
         key: String,
@@ -27,6 +30,8 @@ pub(super) enum Effect {
     },
     Event {
         text: String,
+        session: Option<SessionId>,
+        at: Timestamp,
     },
     /// A purge took these.
     Purged {
@@ -40,8 +45,10 @@ pub(super) enum Effect {
 pub(super) struct Model {
     pub(super) messages: BTreeMap<u64, (&'static str, Status, u64, Bytes)>,
     pub(super) sessions: BTreeMap<u64, SessionId>,
+    /// When something was last done about a session.
+    pub(super) active: BTreeMap<SessionId, Timestamp>,
     pub(super) kept: BTreeMap<String, Bytes>,
-    pub(super) events: Vec<String>,
+    pub(super) events: Vec<(String, Timestamp)>,
     /// Completed and failed at each target, also what has been purged since.
     pub(super) done: BTreeMap<&'static str, (u64, u64)>,
 }
@@ -51,11 +58,15 @@ impl Model {
         let mut model = Model::default();
         for effect in effects.iter().flatten().cloned() {
             match effect {
-                Effect::Received { id, session, body, text, target } => {
+                Effect::Received { id, session, body, text, target, at } => {
+                    model.active(session, at);
                     model.sessions.insert(id, session);
                     model.messages.insert(id, (target, Status::Queued, body, text));
                 }
-                Effect::Moved { id, to } => {
+                Effect::Moved { id, to, at } => {
+                    if to.is_final() {
+                        model.active(model.sessions[&id], at);
+                    }
                     let message = model.messages.get_mut(&id).unwrap();
                     message.1 = to;
                     let done = model.done.entry(message.0).or_default();
@@ -68,14 +79,24 @@ impl Model {
                 Effect::Kept { key, value: None } => {
                     model.kept.remove(&key);
                 }
-                Effect::Event { text } => model.events.push(text),
+                Effect::Event { text, session, at } => {
+                    if let Some(session) = session {
+                        model.active(session, at);
+                    }
+                    model.events.push((text, at));
+                }
                 Effect::Purged { messages, events } => {
                     messages.iter().for_each(|id| drop(model.messages.remove(id)));
-                    model.events.retain(|text| !events.contains(text));
+                    model.events.retain(|(text, _)| !events.contains(text));
                 }
             }
         }
         model
+    }
+
+    fn active(&mut self, session: SessionId, at: Timestamp) {
+        let last = self.active.entry(session).or_insert(at);
+        *last = at.max(*last);
     }
 }
 
