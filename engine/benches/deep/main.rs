@@ -116,10 +116,11 @@ fn drain(runtime: &Runtime, path: &Path) -> Outcome<()> {
     let store = open(path)?;
     runtime.block_on(searches::waiting(&store))?;
     println!("searched, {}", Memory::now()?);
+    let sampler = Sampler::start(&store);
     let began = Instant::now();
     runtime.block_on(load::drain(&store, "idle", MILLION))?;
     let rate = MILLION as f64 / began.elapsed().as_secs_f64();
-    println!("emptied at {rate:.0} msgs/s, {}", Memory::now()?);
+    println!("emptied at {rate:.0} msgs/s, {}, {}", Memory::now()?, sampler.end());
     runtime.block_on(store.close())?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What the process takes, and how long its store keeps others waiting.
+//! What the process takes, how long its store keeps others waiting, and how much waits for the index.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use super::Outcome;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     resident: u64,
+    /// Of that, what is no file.
+    anonymous: u64,
     peak: u64,
 }
 
@@ -26,13 +28,14 @@ impl Memory {
             let number = line.and_then(|line| line.split_whitespace().next());
             number.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0) / 1024
         };
-        Ok(Memory { resident: field("VmRSS:"), peak: field("VmHWM:") })
+        Ok(Memory { resident: field("VmRSS:"), anonymous: field("RssAnon:"), peak: field("VmHWM:") })
     }
 }
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} MiB resident, {} at most", self.resident, self.peak)
+        let Memory { resident, anonymous, peak } = self;
+        write!(f, "{resident} MiB resident ({anonymous} anonymous), {peak} at most")
     }
 }
 
@@ -41,11 +44,15 @@ pub(crate) fn forget_peak() -> Outcome<()> {
     Ok(std::fs::write("/proc/self/clear_refs", "5")?)
 }
 
-/// Asks the store all the time for something that needs its lock for a moment only.
+/// Asks the store all the time for something that needs its lock for a moment only, and now and then how many
+/// rows wait for the index.
 pub(crate) struct Sampler {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
+    thread: JoinHandle<(Vec<Duration>, u64)>,
 }
+
+/// How often it looks what waits for the index.
+const LOOK: usize = 100;
 
 impl Sampler {
     pub(crate) fn start(store: &Store) -> Sampler {
@@ -53,7 +60,14 @@ impl Sampler {
         let told = stop.clone();
         let thread = std::thread::spawn(move || {
             let (item, mut longest) = (ItemName::new("nobody"), Vec::new());
+            let (mut turn, mut unindexed) = (0, 0);
             while !told.load(Ordering::Acquire) {
+                turn += 1;
+                if turn % LOOK == 0
+                    && let Ok(Some(vitals)) = store.vitals()
+                {
+                    unindexed = unindexed.max(vitals.unindexed);
+                }
                 let began = Instant::now();
                 store.counts(&item);
                 longest.push(began.elapsed());
@@ -64,17 +78,17 @@ impl Sampler {
                 std::thread::sleep(Duration::from_micros(200));
             }
             longest.sort_unstable_by(|one, other| other.cmp(one));
-            longest
+            (longest, unindexed)
         });
         Sampler { stop, thread }
     }
 
-    /// The three longest waits.
+    /// The three longest waits, and the most that waited for the index.
     pub(crate) fn end(self) -> String {
         self.stop.store(true, Ordering::Release);
-        let waits = self.thread.join().unwrap_or_default();
+        let (waits, unindexed) = self.thread.join().unwrap_or_default();
         let waits: Vec<String> =
             waits.iter().take(3).map(|wait| format!("{:.1}", wait.as_secs_f64() * 1e3)).collect();
-        format!("longest waits for the lock {} ms", waits.join(", "))
+        format!("longest waits for the lock {} ms, {unindexed} rows unindexed at most", waits.join(", "))
     }
 }
