@@ -55,6 +55,13 @@ pub struct Event {
     pub detail: Option<Sensitive>,
 }
 
+impl Event {
+    /// How many bytes of text it has.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.text.len() + self.detail.as_ref().map_or(0, |detail| detail.0.len())
+    }
+}
+
 /// An event before it is stored: the store gives it id and time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {

@@ -61,6 +61,10 @@ fn describe() {
         metrics::describe_counter!(name, text);
     }
     metrics::describe_histogram!("septet_store_sync_seconds", "how long a sync of the journal took");
+    metrics::describe_histogram!(
+        "septet_store_index_wait_seconds",
+        "how long the journal waited for the index because too much had gathered in memory"
+    );
     for (name, text) in [
         ("septet_store_segments", "files of the journal"),
         ("septet_store_bytes", "bytes of the journal's files"),

@@ -10,6 +10,7 @@
 //! - **No space is no failure**: nothing of the batch has been synced or promised, so the writer cuts the
 //!   file back to the last whole frame and writes the same bytes again, once per `pace`, until they fit.
 //! - **Company** is waited for where it is worth it: see `gather`.
+//! - **The keeper** is waited for when too much gathers in memory: see `keeper::pace`.
 
 mod cores;
 mod gather;
@@ -164,6 +165,8 @@ pub(super) struct Writer {
     unseen: u64,
     /// Is told of segments that have ended.
     keeper: Sender<Task>,
+    /// What was in memory for the index after the last batch.
+    gathered: usize,
 }
 
 /// What every segment's header repeats.
@@ -246,6 +249,7 @@ impl Writer {
             cores: Cores::new(),
             unseen: 0,
             keeper,
+            gathered: 0,
         };
         record::encode_reservation(limit, &mut writer.encoder);
         let frame = writer.frame(FrameKind::Batch)?;
@@ -262,6 +266,7 @@ impl Writer {
 
     fn run(mut self, jobs: &Receiver<Job>, lock: Arc<dyn Lock>) {
         while let Ok(first) = jobs.recv() {
+            self.wait_for_keeper();
             match self.batch(first, jobs) {
                 Ok(None) => {}
                 Ok(Some(closed)) => {
@@ -357,7 +362,11 @@ impl Writer {
         if let (Some(first), Some(last)) = (commits.first(), commits.last()) {
             self.shared.open_since.fetch_min(first.at.as_microsecond(), Ordering::AcqRel);
             let spot = Spot::new(segment, frame);
-            self.shared.state().placed(last.sequence, spot, &self.shared.bodies);
+            self.gathered = {
+                let mut state = self.shared.state();
+                state.placed(last.sequence, spot, &self.shared.bodies);
+                state.fresh.weight()
+            };
             self.shared.durable.advance(last.sequence);
         }
         metrics::counter!("septet_store_transactions_total").increment(commits.len() as u64);

@@ -7,21 +7,24 @@
 //!   comes a checkpoint, unless the last one is so large that the journal has not grown by a multiple of it.
 //! - What cannot be written stays in memory and is tried again, until it gets too much (`MOST`): then it leaves
 //!   memory all the same, and is made again from the journal when that can be done.
+//! - Where more gathers than it keeps up with (`BEHIND`), the journal waits for it: see `pace`.
 //! - `missing`: index files that are damaged, or that somebody removed, are made again from the journal, a
 //!   segment at a time between other work.
 
 mod gather;
 mod missing;
+mod pace;
 mod thread;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) use self::missing::Hole;
 use self::missing::Missing;
+pub(super) use self::pace::Pace;
 pub(super) use self::thread::{KeeperThread, Task};
 use super::checkpoint::{self, Checkpoint, Mark};
 use super::index::{self, Coverage, Index, IndexFile};
@@ -32,10 +35,14 @@ use super::shared::Shared;
 use crate::event::{Level, NewEvent};
 use crate::files::Files;
 
-/// So many rows in memory make a part file.
+/// So many rows in memory make a part file; one with large texts counts as several.
 pub(super) const PART: usize = if cfg!(test) { 48 } else { 16 * 1024 };
+/// When so many rows are in memory, the journal waits for the keeper.
+pub(super) const BEHIND: usize = 2 * PART;
 /// So many rows wait in memory for an index that cannot be written.
-const MOST: usize = 8 * PART;
+const MOST: usize = 4 * PART;
+/// When rows that could not be written are tried again.
+const AGAIN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
 /// How many rows are copied or dropped under one lock.
 const STEP: usize = 1024;
 /// A checkpoint is due when the journal has grown by this multiple of the last one.
@@ -94,6 +101,8 @@ pub(super) struct Keeper {
     again: Option<Instant>,
     /// What went wrong last: said once.
     trouble: Option<String>,
+    /// When a part could not be written, the last time.
+    refused: Option<Instant>,
 }
 
 impl Keeper {
@@ -129,6 +138,7 @@ impl Keeper {
             hopeless: BTreeSet::new(),
             again: None,
             trouble: None,
+            refused: None,
         }
     }
 
@@ -204,7 +214,7 @@ impl Keeper {
 
     /// Whether more waits in memory than may.
     fn has_too_much(&self) -> bool {
-        self.wanted.is_none() && self.shared.state().fresh.waiting() >= MOST
+        self.wanted.is_none() && self.shared.state().fresh.weight() >= MOST
     }
 
     /// Writes what has gathered to a part file: what transactions up to `last` made, which is durable and of this
@@ -218,12 +228,16 @@ impl Keeper {
         if self.has(segment) {
             return self.drop_indexed(last, false);
         }
+        if self.refused.is_some_and(|at| at.elapsed() < AGAIN) && !self.has_too_much() {
+            return;
+        }
         match self.write_part(segment, last, false) {
             Ok(()) => {
                 self.drop_indexed(last, false);
-                self.trouble = None;
+                (self.trouble, self.refused) = (None, None);
             }
             Err(error) => {
+                self.refused = Some(Instant::now());
                 self.report("what has gathered could not be put into the index", &error.to_string());
                 if self.has_too_much() {
                     self.lacks_from_now();
@@ -327,7 +341,10 @@ impl Keeper {
             return Err("part of the open segment has left memory".to_owned());
         }
         let snapshot = self.shared.state().snapshot();
-        self.shared.durable.wait_blocking(snapshot.sequence).map_err(|error| error.to_string())?;
+        self.shared.pace.want(snapshot.sequence);
+        let durable = self.shared.durable.wait_blocking(snapshot.sequence);
+        self.shared.pace.want(0);
+        durable.map_err(|error| error.to_string())?;
         let bodies = self.shared.bodies.places(&snapshot.bodies());
         let reserved = self.shared.ids.reserved();
         let checkpoint = Checkpoint { snapshot, segment, reserved, bodies, length: 0 };

@@ -131,7 +131,7 @@ use self::index::Index;
 #[doc(hidden)]
 pub use self::index::{IndexBench, Part};
 use self::journal::{Job, Journal};
-use self::keeper::{KeeperThread, Task};
+use self::keeper::{KeeperThread, Pace, Task};
 pub use self::lag::IndexProgress;
 use self::lag::Lag;
 pub use self::open::{OpenError, Options};
@@ -207,6 +207,7 @@ impl Store {
             open_segment: AtomicU64::new(0),
             open_since: AtomicI64::new(i64::MAX),
             lag: Lag::default(),
+            pace: Pace::default(),
         });
         Store(Arc::new(Inner { shared, embedded: None }))
     }
@@ -304,7 +305,7 @@ impl Store {
             Some(embedded) => embedded.journal.send(Job::Commit(commit, permit)),
             None => shared.durable.advance(sequence),
         }
-        let full = !state.called && state.fresh.waiting() >= keeper::PART;
+        let full = !state.called && state.fresh.weight() >= keeper::PART;
         state.called |= full;
         let low = !state.low.is_empty();
         drop(state);

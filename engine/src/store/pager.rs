@@ -123,10 +123,10 @@ fn run(shared: &Shared, readers: &Readers, calls: &Receiver<()>) {
     while calls.recv().is_ok() {
         loop {
             let Some(page) = shared.state().next_page(PAGE) else { break };
-            let loaded = load(&page.references, readers, &shared.vault);
+            let loaded = load(&page.absent, readers, &shared.vault);
             let (lost, ready) = {
                 let mut state = shared.state();
-                loaded.enter(&page.references, &mut state, &shared.bodies);
+                loaded.enter(&page.absent, &mut state, &shared.bodies);
                 state.fill(&page)
             };
             ready.notify_one();

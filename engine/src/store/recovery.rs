@@ -368,8 +368,8 @@ impl Recovery<'_> {
         let spot = Spot::new(number, u64::try_from(frame.offset).unwrap_or(u64::MAX));
         self.shared.state().placed(self.sequence, spot, &self.shared.bodies);
         self.shared.durable.advance(self.sequence);
-        let waiting = self.shared.state().fresh.waiting();
-        if waiting >= 2 * PART {
+        let gathered = self.shared.state().fresh.weight();
+        if gathered >= PART {
             // Not what the checkpoint knows of later segments.
             self.keeper.relieve(self.read);
         }

@@ -126,6 +126,19 @@ impl Row {
         }
     }
 
+    /// How many bytes of text it has: keys, control id, error.
+    pub(super) fn text_bytes(&self) -> usize {
+        let keys: usize = self.keys.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let extra = self.extra.as_deref().map_or(0, |extra| {
+            let text = |fault: &Fault| {
+                let detail = fault.detail.as_ref().map_or(0, |detail| detail.0.len());
+                fault.text.len() + detail
+            };
+            extra.error.as_ref().map_or(0, text) + extra.order_keys.len() * 8
+        });
+        keys + self.control_id.len() + extra
+    }
+
     pub(super) fn target(&self) -> Option<u32> {
         (self.target != NOBODY).then_some(self.target)
     }

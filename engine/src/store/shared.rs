@@ -10,6 +10,7 @@ use super::durable::Durable;
 use super::ids::Ids;
 use super::index::IndexFile;
 use super::journal::Identity;
+use super::keeper::Pace;
 use super::lag::Lag;
 use super::open::Options;
 use super::permit::Share;
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     pub(super) open_since: AtomicI64,
     /// What the index lacks.
     pub(super) lag: Lag,
+    /// The journal waits for the keeper.
+    pub(super) pace: Pace,
 }
 
 impl Shared {
@@ -71,6 +74,7 @@ impl Shared {
             open_segment: AtomicU64::default(),
             open_since: AtomicI64::new(i64::MAX),
             lag: Lag::default(),
+            pace: Pace::default(),
         }
     }
 

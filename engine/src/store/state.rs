@@ -101,7 +101,7 @@ impl State {
                 Change::Header(header) => self.add_header(header, commit.sequence, touched),
                 Change::Move(change) => self.move_header(change, commit.sequence, commit.at, touched),
                 Change::Event(event) => {
-                    self.fresh.events.push(commit.sequence, event.id.0);
+                    self.fresh.events.push_heavy(commit.sequence, event.id.0, event.text_bytes());
                     // It may be one that is carried, and was in the index.
                     self.came_back += u64::from(event.id.0 <= self.highest_id);
                     self.add_event(event);

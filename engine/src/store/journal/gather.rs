@@ -18,6 +18,7 @@ use super::{Job, Writer};
 use crate::store::Permit;
 use crate::store::api::StoreFailed;
 use crate::store::change::{Change, Commit};
+use crate::store::keeper::{BEHIND, Task};
 
 /// At most this many transactions in a batch.
 const MOST_TRANSACTIONS: usize = 1024;
@@ -97,6 +98,18 @@ impl Writer {
             }
         }
         batch
+    }
+
+    /// Too much has gathered in memory: the keeper comes first.
+    pub(super) fn wait_for_keeper(&mut self) {
+        if self.gathered < BEHIND {
+            return;
+        }
+        self.gathered = self.shared.state().fresh.weight();
+        if self.gathered >= BEHIND {
+            let tell = |turn| self.keeper.try_send(Task::Room(turn)).is_ok();
+            self.shared.pace.wait(self.sequence, &self.stop, tell);
+        }
     }
 
     /// How long to wait for more company, and for how much.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
-use super::{Keeper, PART};
+use super::{BEHIND, Keeper, PART};
 use crate::files::Lock;
 
 /// When an index file that could not be made is tried again.
@@ -24,6 +24,8 @@ pub(in crate::store) enum Task {
     Sealed(u64, u64),
     /// Much has gathered.
     Relieve,
+    /// So much has gathered that the journal waits; which time that is.
+    Room(u64),
     /// An index file was taken out of the set because it could not be read.
     Missing,
     /// Say before which segment nothing is needed to recover, also from the older of two checkpoints.
@@ -57,15 +59,10 @@ impl Keeper {
                         self.try_checkpoint();
                     }
                 }
-                Ok(Task::Relieve) => {
-                    let waiting = {
-                        let mut state = self.shared.state();
-                        state.called = false;
-                        state.fresh.waiting()
-                    };
-                    if waiting >= PART {
-                        self.relieve(self.shared.durable.synced());
-                    }
+                Ok(Task::Relieve) => self.relieve_some(),
+                Ok(Task::Room(turn)) => {
+                    self.relieve_some();
+                    self.shared.pace.answer(turn, self.shared.state().fresh.weight() < BEHIND);
                 }
                 Ok(Task::Missing) => self.look(true),
                 Ok(Task::Covered { checkpoint, done }) => {
@@ -91,6 +88,19 @@ impl Keeper {
         drop(lock);
         if let Some(done) = closing {
             let _ = done.send(());
+        }
+    }
+}
+
+impl Keeper {
+    fn relieve_some(&mut self) {
+        let gathered = {
+            let mut state = self.shared.state();
+            state.called = false;
+            state.fresh.weight()
+        };
+        if gathered >= PART {
+            self.relieve(self.shared.durable.synced());
         }
     }
 }

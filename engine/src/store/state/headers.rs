@@ -21,7 +21,7 @@ impl State {
         let row = Row::new(header, sequence, &mut self.names);
         self.count_new(id, &row, header.error.as_ref());
         match row.status.is_final() {
-            true => self.fresh.settled.push(sequence, id),
+            true => self.fresh.settled.push_heavy(sequence, id, row.text_bytes()),
             false => self.fresh.born.push(sequence, id),
         }
         self.enter(header.id, row, touched);
@@ -40,7 +40,7 @@ impl State {
                     } else {
                         item.spine.push(row.position, id.0);
                         self.unplaced.push_back((sequence, number, row.position, row.body_id));
-                        self.fresh.spilled.push(sequence, id.0);
+                        self.fresh.spilled.push_heavy(sequence, id.0, row.text_bytes());
                     }
                 }
                 (Kind::Request, Status::Suspended) => {
@@ -80,7 +80,7 @@ impl State {
             match row.status.is_final() {
                 true => {
                     row.sequence = sequence;
-                    self.fresh.settled.push(sequence, id);
+                    self.fresh.settled.push_heavy(sequence, id, row.text_bytes());
                 }
                 false => self.fresh.born.push(sequence, id),
             }
@@ -94,7 +94,7 @@ impl State {
         }
         let row = Row::new(header, sequence, &mut self.names);
         if row.status.is_final() {
-            self.fresh.settled.push(sequence, id);
+            self.fresh.settled.push_heavy(sequence, id, row.text_bytes());
             return self.keep_row(id, Arc::new(row));
         }
         let (position, target, body) = (row.position, row.target(), row.body_id);
@@ -147,7 +147,7 @@ impl State {
         row.change(change, sequence, at);
         let (status, kind, position) = (row.status, row.kind, row.position);
         if status.is_final() && !before.is_final() {
-            self.fresh.settled.push(sequence, id.0);
+            self.fresh.settled.push_heavy(sequence, id.0, row.text_bytes());
         }
         let Some(target) = row.target() else { return };
         let item = item(&mut self.items, target);

@@ -20,6 +20,8 @@ use crate::store::spine::{Reference, Spot};
 pub(in crate::store) struct Page {
     pub(in crate::store) item: u32,
     pub(in crate::store) references: Vec<Reference>,
+    /// Those of them whose header is not in memory, in the same order.
+    pub(in crate::store) absent: Vec<Reference>,
 }
 
 /// What memory knows of a session.
@@ -224,7 +226,9 @@ impl State {
             let item = item(&mut self.items, number);
             if item.is_low(window) {
                 let room = window.saturating_sub(item.queue.depth()).clamp(1, most);
-                return Some(Page { item: number, references: item.spine.first(room) });
+                let references = item.spine.first(room);
+                let absent = references.iter().filter(|reference| !self.rows.contains_key(&reference.id));
+                return Some(Page { item: number, absent: absent.cloned().collect(), references });
             }
         }
     }
@@ -254,10 +258,12 @@ impl State {
         let mut lost = Vec::new();
         let window = self.window();
         let item = item(&mut self.items, page.item);
+        let mut absent = page.absent.iter().peekable();
         for reference in &page.references {
+            let was_absent = absent.next_if(|absent| absent.position == reference.position).is_some();
             let moved = match item.spine.get(reference.position) {
-                Some(now) => reference.frame.is_none() || now.frame != reference.frame,
-                None => reference.frame.is_none() && item.spine.holds(reference.position),
+                Some(now) => !was_absent || now.frame != reference.frame,
+                None => !was_absent && item.spine.holds(reference.position),
             };
             if moved && !self.rows.contains_key(&reference.id) {
                 // It was in memory when the page was made and has left it since, or a purge has carried it: it has

@@ -6,6 +6,7 @@ mod contract;
 mod derived;
 mod faults;
 mod format;
+mod held_up;
 mod keys;
 mod model;
 mod offline;
