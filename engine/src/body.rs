@@ -2,7 +2,7 @@
 //! change; views (HL7, record, text) are parsed when somebody asks and shared by all who hold the body.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use bytes::Bytes;
 use septet_hl7::{Charset, Message as Hl7};
@@ -47,10 +47,20 @@ struct Inner {
 impl Body {
     /// A body of any kind from what the store keeps: names and bytes.
     pub fn new(type_name: &str, content_type: &str, charset: Option<&str>, bytes: Bytes) -> Self {
+        Body::shared(type_name.into(), shared_type(content_type), charset.map(Into::into), bytes)
+    }
+
+    /// As [`Body::new`], from names that others have too.
+    pub(crate) fn shared(
+        type_name: Arc<str>,
+        content_type: Arc<str>,
+        charset: Option<Arc<str>>,
+        bytes: Bytes,
+    ) -> Self {
         Body(Arc::new(Inner {
-            type_name: type_name.into(),
-            content_type: content_type.into(),
-            charset: charset.map(Into::into),
+            type_name,
+            content_type,
+            charset,
             bytes,
             hl7: OnceLock::new(),
             record: OnceLock::new(),
@@ -105,6 +115,11 @@ impl Body {
         self.0.charset.as_deref()
     }
 
+    /// Type, content type and charset, to be kept without a copy.
+    pub(crate) fn shared_names(&self) -> (Arc<str>, Arc<str>, Option<Arc<str>>) {
+        (self.0.type_name.clone(), self.0.content_type.clone(), self.0.charset.clone())
+    }
+
     /// The exact bytes.
     pub fn bytes(&self) -> &Bytes {
         &self.0.bytes
@@ -151,6 +166,13 @@ impl Body {
     pub fn as_text(&self) -> Option<&str> {
         std::str::from_utf8(&self.0.bytes).ok()
     }
+}
+
+/// The one copy of a content type that most bodies have.
+fn shared_type(content_type: &str) -> Arc<str> {
+    static KNOWN: LazyLock<[Arc<str>; 4]> = LazyLock::new(|| [HL7, JSON, TEXT, BINARY].map(Into::into));
+    let known = KNOWN.iter().find(|known| ***known == *content_type);
+    known.map_or_else(|| content_type.into(), Clone::clone)
 }
 
 impl fmt::Debug for Body {

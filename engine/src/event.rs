@@ -1,6 +1,8 @@
 //! The event log: what happened to items and messages, for operators and for the audit trail.
 //! Kinds are the names of CONTRACT §3; text is engine-authored and free of patient data.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +42,7 @@ pub struct Event {
     /// How loud it is.
     pub level: Level,
     /// `message.rejected`, `item.faulted`, `oauth.fetched`, … (CONTRACT §3).
-    pub kind: String,
+    pub kind: Cow<'static, str>,
     /// The item it is about.
     pub item: Option<ItemName>,
     /// The session it belongs to.

@@ -231,7 +231,7 @@ impl MllpOperation {
             || OperationError::message("hl7", "the message is not HL7, which is all that MLLP carries");
         let message = cx.body.as_hl7().ok_or_else(not_hl7)?;
         let (bytes, control_id) = match self.settings.control_id {
-            ControlId::Keep => (message.raw().clone(), message.control_id()),
+            ControlId::Keep => (message.raw().clone(), message.control_id().into_owned()),
             ControlId::New => {
                 let id = format!("S{}", cx.header.id);
                 let path: Path = "MSH-10".parse().expect("a valid path");

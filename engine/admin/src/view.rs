@@ -129,7 +129,7 @@ impl EventView {
             id: event.id.0,
             at: time(event.at),
             level: event.level.as_str(),
-            kind: event.kind.clone(),
+            kind: event.kind.clone().into_owned(),
             item: event.item.as_ref().map(ToString::to_string),
             session: event.session.map(|id| id.0),
             message_id: event.message_id.map(|id| id.0),

@@ -98,12 +98,29 @@ impl Delimiters {
     }
 
     /// MSH-2 in the standard's order, for a header that we write ourselves.
-    pub fn encoding_characters(&self) -> Vec<u8> {
-        let mut out = vec![self.component, self.repetition];
-        out.extend(self.escape);
-        out.extend(self.subcomponent);
-        out.extend(self.truncation);
+    pub fn encoding_characters(&self) -> EncodingCharacters {
+        let declared = [Some(self.component), Some(self.repetition), self.escape, self.subcomponent, self.truncation];
+        let mut out = EncodingCharacters { bytes: [0; 5], count: 0 };
+        for (slot, byte) in out.bytes.iter_mut().zip(declared.into_iter().flatten()) {
+            *slot = byte;
+            out.count += 1;
+        }
         out
+    }
+}
+
+/// The value of MSH-2: two to five characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodingCharacters {
+    bytes: [u8; 5],
+    count: usize,
+}
+
+impl std::ops::Deref for EncodingCharacters {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.count).unwrap_or_default()
     }
 }
 

@@ -136,7 +136,7 @@ impl Editor {
 
     /// See [`Message::get`].
     pub fn get(&self, path: &Path) -> String {
-        find(self.segments(), path).map(|segment| segment.read(path.field())).unwrap_or_default()
+        find(self.segments(), path).map(|segment| segment.read(path.field()).into_owned()).unwrap_or_default()
     }
 
     /// See [`Message::raw_at`].

@@ -63,7 +63,7 @@ impl Message {
             add("message.several_headers", format!("MSH segments in one message: {}", notes.headers));
         }
         let understood = self.delimiters().encoding_characters();
-        if self.header().is_some_and(|msh| msh.slice(MSH_2) != understood || understood.len() < 3) {
+        if self.header().is_some_and(|msh| msh.slice(MSH_2) != &*understood || understood.len() < 3) {
             add(
                 "header.encoding_characters",
                 String::from("MSH-2 should have four or five different characters"),

@@ -7,6 +7,7 @@
 //! UTF-16 and UTF-32 messages cannot be searched as they are: their text is kept beside the bytes, in UTF-8, with the
 //! place of every segment in both.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ mod index;
 pub(crate) use index::{Declared, Notes, Source, Span, is_segment};
 use index::{Reader, wide_form};
 
+pub(crate) const MSH_9: Path = Path::of(*b"MSH", 9, None);
 pub(crate) const MSH_9_1: Path = Path::of(*b"MSH", 9, Some(1));
 pub(crate) const MSH_9_2: Path = Path::of(*b"MSH", 9, Some(2));
 pub(crate) const MSH_10: Path = Path::of(*b"MSH", 10, None);
@@ -120,6 +122,11 @@ impl Message {
     /// The value at a path, always a string: empty where there is none, `""` (two quotes) for HL7's null. A value with
     /// nothing encoded below it is unescaped; one with components or subcomponents comes as encoded text.
     pub fn get(&self, path: &Path) -> String {
+        self.text_at(path).into_owned()
+    }
+
+    /// As [`Message::get`], without a copy where the value stands in the message as it is meant.
+    pub fn text_at(&self, path: &Path) -> Cow<'_, str> {
         self.find(path).map(|segment| segment.read(path.field())).unwrap_or_default()
     }
 
@@ -197,23 +204,29 @@ impl Message {
     }
 
     /// MSH-9.1 and MSH-9.2 as `ORU^R01`; only what is there.
-    pub fn message_type(&self) -> String {
-        let mut code = self.get(&MSH_9_1);
-        let trigger = self.get(&MSH_9_2);
-        if !trigger.is_empty() {
-            code.push('^');
-            code.push_str(&trigger);
+    pub fn message_type(&self) -> Cow<'_, str> {
+        let (code, trigger) = (self.text_at(&MSH_9_1), self.text_at(&MSH_9_2));
+        if trigger.is_empty() {
+            return code;
         }
-        code
+        // Mostly they stand in the message just so, one behind the other.
+        if let (Cow::Borrowed(code), Cow::Borrowed(trigger)) = (&code, &trigger)
+            && self.0.delimiters.component == b'^'
+            && let Cow::Borrowed(both) = self.reading().charset.decode(self.raw_at(&MSH_9))
+            && let Some(both) = both.get(..code.len() + 1 + trigger.len())
+        {
+            return Cow::Borrowed(both);
+        }
+        Cow::Owned(format!("{code}^{trigger}"))
     }
 
     /// MSH-10.
-    pub fn control_id(&self) -> String {
-        self.get(&MSH_10)
+    pub fn control_id(&self) -> Cow<'_, str> {
+        self.text_at(&MSH_10)
     }
 
     /// Text as bytes that can stand in this message, not escaped.
-    pub fn encode<'t>(&self, text: &'t str) -> Result<std::borrow::Cow<'t, [u8]>, Unmappable> {
+    pub fn encode<'t>(&self, text: &'t str) -> Result<Cow<'t, [u8]>, Unmappable> {
         self.reading().charset.encode(text)
     }
 }
@@ -314,7 +327,7 @@ impl Message {
 /// Type, control id and size. No patient data.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let plain = |text: String| {
+        let plain = |text: Cow<'_, str>| {
             let clean = |c: char| c.is_ascii_alphanumeric() || "^_-.".contains(c);
             text.chars().take(64).map(|c| if clean(c) { c } else { '?' }).collect::<String>()
         };

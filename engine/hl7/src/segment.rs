@@ -49,7 +49,12 @@ impl<'m> Segment<'m> {
 
     /// As [`crate::Message::get`], within this segment: the path's segment name must be this one's, its occurrence is not looked at.
     pub fn get(&self, path: &Path) -> String {
-        if self.is(path) { self.read(path.field()) } else { String::new() }
+        self.text_at(path).into_owned()
+    }
+
+    /// As [`Segment::get`], without a copy where the value stands in the message as it is meant.
+    pub fn text_at(&self, path: &Path) -> Cow<'m, str> {
+        if self.is(path) { self.read(path.field()) } else { Cow::Borrowed("") }
     }
 
     /// As [`Segment::get`], for a path still to be parsed (`OBX-5`).
@@ -108,9 +113,9 @@ impl<'m> Segment<'m> {
     }
 
     /// The value at a place: unescaped where nothing is encoded below it.
-    pub(crate) fn read(&self, field: Option<FieldPath>) -> String {
-        let Some(place) = field else { return self.decode(0..self.text.len()).into_owned() };
-        let Some(range) = self.locate(place) else { return String::new() };
+    pub(crate) fn read(&self, field: Option<FieldPath>) -> Cow<'m, str> {
+        let Some(place) = field else { return self.decode(0..self.text.len()) };
+        let Some(range) = self.locate(place) else { return Cow::Borrowed("") };
         self.value_in(range, place)
     }
 
@@ -123,9 +128,9 @@ impl<'m> Segment<'m> {
 
     /// Calls `found` with the values that the place asks for: one, empty where there is none, or one for each repetition.
     pub(crate) fn each(&self, field: Option<FieldPath>, mut found: impl FnMut(String)) {
-        let Some(place) = field else { return found(self.read(None)) };
+        let Some(place) = field else { return found(self.read(None).into_owned()) };
         if place.repetition != Index::All || (self.is_header() && place.field <= 2) {
-            return found(self.read(field));
+            return found(self.read(field).into_owned());
         }
         let Some(whole) = self.field(place.field).filter(|range| !range.is_empty()) else { return };
         // One walk over the field: looking each repetition up by number would be quadratic.
@@ -134,7 +139,7 @@ impl<'m> Segment<'m> {
         let ends = memchr_iter(self.reading.delimiters.repetition, scan).map(|at| whole.start + at);
         for end in ends.chain([whole.end]) {
             let value = self.below_repetition(start..end, place).map(|range| self.value_in(range, place));
-            found(value.unwrap_or_default());
+            found(value.unwrap_or_default().into_owned());
             start = end + 1;
         }
     }
@@ -169,14 +174,14 @@ impl<'m> Segment<'m> {
         Ok(())
     }
 
-    fn value_in(&self, range: Range<usize>, place: FieldPath) -> String {
+    fn value_in(&self, range: Range<usize>, place: FieldPath) -> Cow<'m, str> {
         let text = self.decode(range.clone());
         if (self.is_header() && place.field <= 2) || self.has_parts(range) {
-            return text.into_owned();
+            return text;
         }
         match escape::unescape(&text, &self.reading.delimiters, self.reading.charset) {
-            Cow::Borrowed(_) => text.into_owned(),
-            Cow::Owned(unescaped) => unescaped,
+            Cow::Borrowed(_) => text,
+            Cow::Owned(unescaped) => Cow::Owned(unescaped),
         }
     }
 

@@ -216,5 +216,5 @@ impl<'a> Draft<'a> {
 
 /// MSH-10 of an HL7 body.
 pub(super) fn control_id(body: &Body) -> Option<Arc<str>> {
-    body.as_hl7().map(|message| message.control_id().into())
+    body.as_hl7().map(|message| Arc::from(&*message.control_id()))
 }

@@ -61,6 +61,12 @@ fn scalar(value: &Value) -> Option<String> {
 /// The `order_by` hashes of a body. Hashes go by value alone, so that a message whose MRG-1.1 names a
 /// patient waits for those that have the same patient in PID-3.1.
 pub(super) fn order_keys(order_by: &[Extract], body: &Body) -> Arc<[u64]> {
+    if let ([Extract { path: Some(path), .. }], Some(message)) = (order_by, body.as_hl7())
+        && !path.is_multiple()
+    {
+        let value = message.text_at(path);
+        return if value.is_empty() { Arc::default() } else { Arc::new([hash(value.as_bytes())]) };
+    }
     order_by.iter().flat_map(|extract| extract.values(body)).map(|value| hash(value.as_bytes())).collect()
 }
 

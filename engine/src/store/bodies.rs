@@ -44,7 +44,7 @@ impl Absent {
     /// The body, once its bytes have been read.
     pub(super) fn body(&self, bytes: Bytes) -> Body {
         let kind = &*self.kind;
-        Body::new(&kind.type_name, &kind.content_type, kind.charset.as_deref(), bytes)
+        Body::shared(kind.type_name.clone(), kind.content_type.clone(), kind.charset.clone(), bytes)
     }
 }
 
@@ -93,7 +93,7 @@ impl Bodies {
     /// A new body; it stays in memory until [`Bodies::locate`].
     pub(super) fn add(&self, id: BodyId, body: &Body) {
         let mut table = self.table();
-        let kind = table.kind(body.type_name(), body.content_type(), body.charset());
+        let kind = table.kind(body);
         let row = Row { kind, place: None, resident: Some(body.clone()), used: false };
         // One that is written again (see `purge`) is no longer evictable.
         let before = table.rows.insert(id.0, row).and_then(|row| row.place.and(row.resident));
@@ -105,7 +105,7 @@ impl Bodies {
     /// A body that recovery found.
     pub(super) fn found(&self, id: BodyId, body: &Body, place: Place) {
         let mut table = self.table();
-        let kind = table.kind(body.type_name(), body.content_type(), body.charset());
+        let kind = table.kind(body);
         table.rows.insert(id.0, Row { kind, place: Some(place), resident: None, used: false });
     }
 
@@ -188,8 +188,9 @@ impl Bodies {
 }
 
 impl Table {
-    fn kind(&mut self, type_name: &str, content_type: &str, charset: Option<&str>) -> Arc<Description> {
-        let kind = describe(type_name, content_type, charset);
+    fn kind(&mut self, body: &Body) -> Arc<Description> {
+        let (type_name, content_type, charset) = body.shared_names();
+        let kind = Description { type_name, content_type, charset };
         if let Some((known, ())) = self.kinds.get_key_value(&kind) {
             return known.clone();
         }

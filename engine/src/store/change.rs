@@ -2,6 +2,8 @@
 //! attempts. It is what [`super::state::State::apply`] folds, what the journal writes, and what recovery
 //! reads back: the three must mean the same thing.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -34,13 +36,24 @@ pub(super) enum Change {
     /// A change of a header's status; guards have been checked.
     Move(Move),
     /// A new event.
-    Event(Box<Event>),
+    Event(Arc<Event>),
     /// A kept value in clear, or its removal.
     Keep(KeepFamily, String, Option<Bytes>),
     /// A header as it stands, written again because the segment that has it is about to be dropped.
     Carried(Box<Header>),
     /// Expired sessions, of which segments up to this one may still have rows.
     Expired(u64, Vec<u64>),
+}
+
+impl Change {
+    /// The status that it gives a header, if it is about that one.
+    pub(super) fn makes(&self, id: MessageId) -> Option<Status> {
+        match self {
+            Change::Header(header) if header.id == id => Some(header.status),
+            Change::Move(change) if change.id == id => Some(change.to),
+            _ => None,
+        }
+    }
 }
 
 /// A settled transition.

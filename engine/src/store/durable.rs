@@ -1,7 +1,7 @@
 //! Who waits for durability. Thousands of connections wait for different sequences: each waiter is woken
 //! once, by the batch that makes its own sequence durable.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -18,7 +18,8 @@ pub(super) struct Durable {
 
 #[derive(Debug, Default)]
 struct Waiters {
-    by_sequence: BTreeMap<u64, Vec<oneshot::Sender<()>>>,
+    /// By sequence, the lowest first.
+    line: VecDeque<(u64, oneshot::Sender<()>)>,
     failed: Option<StoreFailed>,
 }
 
@@ -34,18 +35,18 @@ impl Durable {
 
     /// Whether anybody waits for a later one.
     pub(super) fn is_waited_for(&self) -> bool {
-        !self.waiters().by_sequence.is_empty()
+        !self.waiters().line.is_empty()
     }
 
     /// Everything up to `sequence` has been synced. Wakes whoever waited for it.
     pub(super) fn advance(&self, sequence: u64) {
         self.synced.fetch_max(sequence, Ordering::AcqRel);
-        let done = {
+        let done: Vec<_> = {
             let mut waiters = self.waiters();
-            let later = waiters.by_sequence.split_off(&sequence.saturating_add(1));
-            std::mem::replace(&mut waiters.by_sequence, later)
+            let count = waiters.line.partition_point(|(waited, _)| *waited <= sequence);
+            waiters.line.drain(..count).collect()
         };
-        for waiter in done.into_values().flatten() {
+        for (_, waiter) in done {
             // Whoever stopped waiting needs no answer.
             let _ = waiter.send(());
         }
@@ -56,7 +57,7 @@ impl Durable {
         let waiting = {
             let mut waiters = self.waiters();
             waiters.failed.get_or_insert_with(|| why.clone());
-            std::mem::take(&mut waiters.by_sequence)
+            std::mem::take(&mut waiters.line)
         };
         drop(waiting);
     }
@@ -91,7 +92,9 @@ impl Durable {
             return Err(why.clone());
         }
         let (sender, receiver) = oneshot::channel();
-        waiters.by_sequence.entry(sequence).or_default().push(sender);
+        // They come nearly in order: its place is near the end.
+        let place = waiters.line.iter().rposition(|(waited, _)| *waited <= sequence).map_or(0, |at| at + 1);
+        waiters.line.insert(place, (sequence, sender));
         Ok(Some(receiver))
     }
 

@@ -537,11 +537,11 @@ impl Store {
             Op::Body(id, body) => Change::Body(id, body).into(),
             Op::Header(header) => Change::Header(header).into(),
             Op::Transition(transition) => transition.into(),
-            Op::Event(event) => Change::Event(Box::new(Event {
+            Op::Event(event) => Change::Event(Arc::new(Event {
                 id: EventId(self.next_id()),
                 at,
                 level: event.level,
-                kind: event.kind.to_owned(),
+                kind: event.kind.into(),
                 item: event.item,
                 session: event.session,
                 message_id: event.message_id,

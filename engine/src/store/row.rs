@@ -178,7 +178,18 @@ impl Row {
 
     /// Folds a transition; `at` is when it was submitted.
     pub(super) fn change(&mut self, change: &super::change::Move, sequence: u64, at: Timestamp) {
-        let mut extra = self.extra.take().unwrap_or_default();
+        let adds = |error: &Option<Option<Fault>>| matches!(error, Some(Some(_)));
+        if adds(&change.error) || change.next_attempt.is_some() || change.failing_since.is_some() {
+            self.extra.get_or_insert_default();
+        }
+        if let Some(extra) = &mut self.extra {
+            if let Some(error) = &change.error {
+                extra.error.clone_from(error);
+            }
+            extra.next_attempt = change.next_attempt.into();
+            extra.failing_since = change.failing_since.into();
+        }
+        self.extra.take_if(|extra| extra.is_empty());
         self.status = match change.to {
             Status::Delivered => Status::Queued,
             to => to,
@@ -187,15 +198,9 @@ impl Row {
         if let Some(attempts) = change.attempts {
             self.attempts = attempts;
         }
-        if let Some(error) = &change.error {
-            extra.error = error.clone();
-        }
-        extra.next_attempt = change.next_attempt.into();
-        extra.failing_since = change.failing_since.into();
         if change.to.is_final() {
             self.processed = Some(at).into();
         }
-        self.extra = (!extra.is_empty()).then_some(extra);
     }
 }
 

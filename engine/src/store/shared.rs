@@ -94,7 +94,7 @@ impl Shared {
             id: EventId(self.ids.take(|| {})),
             at: self.clock.now(),
             level: Level::Error,
-            kind: "store.failed".to_owned(),
+            kind: "store.failed".into(),
             item: None,
             session: None,
             message_id: None,

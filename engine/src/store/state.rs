@@ -104,7 +104,7 @@ impl State {
                     self.fresh.events.push_heavy(commit.sequence, event.id.0, event.text_bytes());
                     // It may be one that is carried, and was in the index.
                     self.came_back += u64::from(event.id.0 <= self.highest_id);
-                    self.add_event(event);
+                    self.put_event(event.clone());
                 }
                 Change::Carried(header) => self.carry(header, commit.sequence, touched),
                 Change::Expired(last, sessions) => self.expire(*last, sessions),

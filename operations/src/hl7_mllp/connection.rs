@@ -20,6 +20,10 @@ use crate::stream_tls::Tls;
 const MAX_REPLY: usize = 16 * 1024 * 1024;
 /// How long a CR may come after its FS.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Smaller replies get memory of their own; larger ones keep the buffer they came in.
+const SMALL: usize = 16 * 1024;
+/// What an idle connection may hold.
+const IDLE: usize = 4 * 1024;
 /// How many control ids are remembered, to tell late acknowledgements from stray ones.
 const REMEMBERED: usize = 256;
 /// Silence after which the system asks whether the peer is still there, and how often.
@@ -105,7 +109,7 @@ impl Connection {
     pub(super) async fn next_frame(&mut self, clock: &SharedClock) -> Result<Bytes, Lost> {
         loop {
             let (inside, after_fs) = match self.scanner.next(&mut self.buffer) {
-                Event::Frame(frame) => return Ok(frame.body),
+                Event::Frame(frame) => return Ok(own(frame.body)),
                 Event::TooLarge(_) => return Err(Lost::TooLarge),
                 Event::NeedMore { in_frame, waiting_after_fs } => (in_frame, waiting_after_fs),
             };
@@ -124,7 +128,7 @@ impl Connection {
                 // Nothing follows the FS: it has ended the frame.
                 None | Some(Ok(0)) if after_fs => {
                     if let Some(frame) = self.scanner.flush(&mut self.buffer) {
-                        return Ok(frame.body);
+                        return Ok(own(frame.body));
                     }
                 }
                 Some(Err(error)) => return Err(Lost::of(error)),
@@ -159,7 +163,7 @@ impl Connection {
     pub(super) fn answered(&mut self, clock: &SharedClock) {
         self.answers += 1;
         self.last_answer = Some(clock.now());
-        if self.buffer.is_empty() {
+        if self.buffer.is_empty() && self.buffer.capacity() > IDLE {
             self.buffer = BytesMut::new();
         }
     }
@@ -179,6 +183,11 @@ impl Connection {
         // The peer may have gone first.
         let _ = self.stream.shutdown().await;
     }
+}
+
+/// What is stored for long must not keep the buffer that it came in.
+fn own(body: Bytes) -> Bytes {
+    if body.len() <= SMALL { Bytes::copy_from_slice(&body) } else { body }
 }
 
 impl Lost {

@@ -106,7 +106,7 @@ fn ack(code: &str, control_id: &str) -> Vec<u8> {
 }
 
 fn id_of(frame: &Bytes) -> String {
-    Message::parse(frame.clone()).unwrap().control_id()
+    Message::parse(frame.clone()).unwrap().control_id().into_owned()
 }
 
 fn message(id: &str) -> Body {

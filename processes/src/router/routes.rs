@@ -174,8 +174,8 @@ impl Condition {
         if let Some(message) = body.as_hl7() {
             let Some(path) = &self.path else { return false };
             if !path.is_multiple() {
-                let value = message.get(path);
-                return self.values.contains(&value);
+                let found = message.text_at(path);
+                return self.values.iter().any(|value| *value == found);
             }
             return message.all(path).iter().any(|value| self.values.contains(value));
         }

@@ -267,12 +267,12 @@ impl Hl7Value {
 
     #[qjs(get, rename = "type")]
     fn message_type(&self) -> String {
-        self.content.borrow_mut().message().message_type()
+        self.content.borrow_mut().message().message_type().into_owned()
     }
 
     #[qjs(get, rename = "controlId")]
     fn control_id(&self) -> String {
-        self.content.borrow_mut().message().control_id()
+        self.content.borrow_mut().message().control_id().into_owned()
     }
 
     /// The whole message as text.

@@ -201,7 +201,7 @@ impl Receiver {
     /// Stores what is refused for its content.
     async fn rejected(&self, message: Option<Message>, mut inbound: Inbound, nack: Nack) -> Child {
         let mode = Mode::of(self.0.policy.ack, message.as_ref());
-        inbound.control_id = message.as_ref().map(Message::control_id);
+        inbound.control_id = message.as_ref().map(|message| message.control_id().into_owned());
         inbound.reject = Some(nack.fault());
         let fate = match self.0.cx.intake.receive(inbound).await {
             Ok(Accepted { pending, session, .. }) => {

@@ -93,7 +93,7 @@ impl Desk {
     pub(crate) fn ids(&self) -> Vec<String> {
         let id = |inbound: &Inbound| {
             let mark = if inbound.reject.is_some() { "!" } else { "" };
-            let id = inbound.body.as_hl7().map(septet_hl7::Message::control_id);
+            let id = inbound.body.as_hl7().map(|message| message.control_id().into_owned());
             format!("{mark}{}", id.or(inbound.control_id.clone()).unwrap_or_default())
         };
         self.taken.lock().unwrap().iter().map(id).collect()

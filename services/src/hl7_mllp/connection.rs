@@ -265,7 +265,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let written = tokio::select! {
             biased;
             written = async { self.stream.write_all_buf(out).await?; self.stream.flush().await } => written,
-            () = self.clock.sleep(PATIENCE) => return Err(End::AtOnce),
+            // Made when first polled: an answer that leaves at once needs no timer.
+            () = async { self.clock.sleep(PATIENCE).await } => return Err(End::AtOnce),
         };
         written.map_err(|_| End::AtOnce)
     }

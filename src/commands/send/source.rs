@@ -74,7 +74,7 @@ fn add(name: &str, bytes: Bytes, numbered: bool, letters: &mut Vec<Letter>) {
 impl Letter {
     pub(super) fn of(name: String, bytes: &Bytes, numbered: bool) -> Self {
         let message = Message::parse(bytes.clone()).ok();
-        let control_id = message.as_ref().map(Message::control_id);
+        let control_id = message.as_ref().map(|message| message.control_id().into_owned());
         let split = message.as_ref().filter(|_| numbered).and_then(|message| {
             let path: Hl7Path = "MSH-10".parse().ok()?;
             let marked = [message.raw_at(&path), MARK].concat();

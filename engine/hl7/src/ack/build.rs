@@ -254,7 +254,9 @@ impl Writer {
 
     fn finish(self) -> Bytes {
         match self.wide {
-            Some(charset) => Bytes::from(charset.encode_lossy(&String::from_utf8_lossy(&self.out))),
+            Some(charset) => {
+                Bytes::from(charset.encode_lossy(&String::from_utf8_lossy(&self.out)).into_owned())
+            }
             None => Bytes::from(self.out),
         }
     }

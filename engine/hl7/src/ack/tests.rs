@@ -160,7 +160,7 @@ fn acknowledgements_are_read_leniently() {
 
 #[test]
 fn headers_are_recovered_from_what_cannot_be_parsed() {
-    let id = |bytes: &[u8]| recover_header(bytes).map(|header| header.control_id());
+    let id = |bytes: &[u8]| recover_header(bytes).map(|header| header.control_id().into_owned());
     assert_eq!(id(b"MSH|^~\\&|A|B|||||ADT|77|P\rPID|cut o"), Some(String::from("77")));
     assert_eq!(id(b"garbage MSH|^~\\&|A|B|||||ADT|77"), Some(String::from("77")));
     assert_eq!(id(b"PID|1\rMSH MSH|^~\\&|A|B|||||ADT|78"), Some(String::from("78")));

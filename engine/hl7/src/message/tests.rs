@@ -39,7 +39,7 @@ fn values_are_found_by_path() {
     check("NTE", "NTE|1||first");
     check("ZZZ", "");
     check("G/OBX-3", "");
-    assert_eq!((oru.message_type(), oru.control_id()), (String::from("ORU^R01"), String::from("42")));
+    assert_eq!((&*oru.message_type(), &*oru.control_id()), ("ORU^R01", "42"));
     assert_eq!(oru.raw_at(&path("PID-5.1")), b"Doe\\T\\Co");
     assert_eq!(oru.raw_at(&path("PID-3[*]")), b"123^^^H^MR~456^^^L");
     assert!(oru.value("PID.5").is_err());

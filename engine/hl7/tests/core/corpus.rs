@@ -66,7 +66,7 @@ fn reencoded_files_read_as_the_text_they_were_made_from() {
         let message = Message::parse(bytes.clone()).unwrap();
         assert_eq!(message.value("PID-5").unwrap(), entry["name"].as_str().unwrap(), "{file}");
         let expected = entry["type"].as_str().unwrap();
-        assert!(expected.starts_with(&message.message_type()), "{file}");
+        assert!(expected.starts_with(&*message.message_type()), "{file}");
 
         let path = "PID-5.2".parse().unwrap();
         let name = message.get(&path);

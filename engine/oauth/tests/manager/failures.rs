@@ -13,7 +13,7 @@ async fn failure(server: Server) -> septet_engine::fault::Fault {
     let events = bench.events();
     assert_eq!(events.len(), 1);
     assert_eq!(
-        (events[0].kind.as_str(), events[0].item.as_ref().unwrap().as_str()),
+        (events[0].kind.as_ref(), events[0].item.as_ref().unwrap().as_str()),
         ("oauth.failed", "submit")
     );
     assert!(events[0].text.starts_with(&fault.code), "{}", events[0].text);

@@ -85,7 +85,7 @@ impl Store {
             last = self.write(std::mem::take(&mut changes), bytes).await?;
         }
         let rest = by_body.into_values().flatten().map(carried);
-        for change in rest.chain(load.events.into_iter().map(|event| Change::Event(Box::new(event)))) {
+        for change in rest.chain(load.events.into_iter().map(|event| Change::Event(Arc::new(event)))) {
             changes.push(change);
             if changes.len() >= ROWS {
                 last = self.write(std::mem::take(&mut changes), 0).await?;

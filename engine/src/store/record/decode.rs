@@ -1,6 +1,7 @@
 //! Reading transactions. No bytes make it panic; what it does not know it skips or refuses (see
 //! [`crate::store`]'s codec).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -75,7 +76,7 @@ fn decode_commit(
             }
             17 => Change::Header(Box::new(decode_header(field.fields(), vault)?)),
             18 => Change::Move(decode_move(field, vault)?),
-            19 => Change::Event(Box::new(decode_event(field.fields(), vault)?)),
+            19 => Change::Event(Arc::new(decode_event(field.fields(), vault)?)),
             20 => decode_keep(field, vault)?,
             21 => Change::Carried(Box::new(decode_header(field.fields(), vault)?)),
             22 => decode_expired(field)?,
@@ -289,7 +290,7 @@ pub(in crate::store) fn decode_event(fields: Fields<'_>, vault: &Vault) -> Resul
         id: EventId(0),
         at: jiff::Timestamp::UNIX_EPOCH,
         level: Level::Info,
-        kind: String::new(),
+        kind: Cow::default(),
         item: None,
         session: None,
         message_id: None,
@@ -302,7 +303,7 @@ pub(in crate::store) fn decode_event(fields: Fields<'_>, vault: &Vault) -> Resul
             1 => event.id = EventId(field.number()?),
             2 => event.at = field.time()?,
             3 => event.level = one_of(&LEVELS, &field)?,
-            4 => event.kind = field.string()?,
+            4 => event.kind = field.string()?.into(),
             5 => event.item = Some(ItemName::new(field.text()?)),
             6 => event.session = Some(SessionId(field.number()?)),
             7 => event.message_id = Some(MessageId(field.number()?)),

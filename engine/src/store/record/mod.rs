@@ -110,6 +110,8 @@ mod tests {
     use super::super::codec::Encoder;
     use super::*;
     use crate::body::Body;
+    use std::sync::Arc;
+
     use crate::event::Event;
     use crate::fault::Sensitive;
     use crate::id::{EventId, MessageId};
@@ -134,7 +136,7 @@ mod tests {
         let body = Body::new("ADT^A01", "application/hl7-v2", Some("utf-8"), Bytes::from_static(b"MSH|"));
         let changes = vec![
             Change::Body(BodyId(2), body),
-            Change::Event(Box::new(event)),
+            Change::Event(Arc::new(event)),
             Change::Keep(KeepFamily::Token, "vendor".into(), Some(Bytes::from_static(b"token"))),
         ];
         Commit { sequence: 1 << 40, at: "1969-01-01T00:00:00Z".parse().unwrap(), changes }

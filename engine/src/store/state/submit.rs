@@ -2,15 +2,13 @@
 
 use super::State;
 use crate::header::Status;
-use crate::id::MessageId;
 use crate::store::api::{Conflict, Guard};
 use crate::store::change::{Change, Settling};
 
 impl State {
     /// Checks every guard of a transaction, in order, against the state as it would be then.
     pub(in crate::store) fn check(&self, changes: &[Settling]) -> Result<(), Conflict> {
-        let mut changed: Vec<(MessageId, Status)> = Vec::new();
-        for settling in changes {
+        for (index, settling) in changes.iter().enumerate() {
             let (change, guard) = match (&settling.change, settling.guard) {
                 (Change::Move(change), Some(guard)) => (change, guard),
                 (Change::Header(header), _) => {
@@ -20,13 +18,12 @@ impl State {
                         // Purged since it was looked at: its body is gone, or about to go.
                         return Err(Conflict::Unknown(original));
                     }
-                    changed.push((header.id, header.status));
                     continue;
                 }
                 _ => continue,
             };
             let id = change.id;
-            let earlier = changed.iter().rev().find(|(other, _)| *other == id).map(|(_, status)| *status);
+            let earlier = changes.iter().take(index).rev().find_map(|settling| settling.change.makes(id));
             let stored = self.rows.get(&id.0).map(|row| row.status);
             let status = earlier.or(stored).ok_or(Conflict::Unknown(id))?;
             match guard {
@@ -41,7 +38,6 @@ impl State {
             if !status.may_become(change.to) {
                 return Err(Conflict::Status { id, status });
             }
-            changed.push((id, change.to));
         }
         Ok(())
     }

@@ -135,7 +135,7 @@ async fn a_session_shows_its_headers_and_events_in_order() {
         let headers: Vec<_> = fixture.store.session(session).iter().map(|header| header.id).collect();
         assert_eq!(headers, [first, second_id]);
         let events = fixture.store.session_events(session);
-        assert_eq!((events.len(), events[0].kind.as_str(), events[0].at), (1, "rule", fixture.clock.now()));
+        assert_eq!((events.len(), events[0].kind.as_ref(), events[0].at), (1, "rule", fixture.clock.now()));
         assert!(events[0].detail.is_some());
     }
 }

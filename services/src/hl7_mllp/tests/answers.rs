@@ -68,7 +68,7 @@ async fn msh_gives_a_commit_answer_and_an_application_answer_as_asked() {
 #[tokio::test]
 async fn application_passes_the_targets_ack_on_under_our_control_id() {
     let bench = bench(|settings| settings.ack = AckMode::Application).await;
-    bench.desk.replies(|body| match body.as_hl7().unwrap().control_id().as_str() {
+    bench.desk.replies(|body| match body.as_hl7().unwrap().control_id().as_ref() {
         "M1" => replied("MSH|^~\\&|PEER||||||ACK|7|P|2.5\rMSA|AE|S99|not here\rZZZ|x\r"),
         "M2" => ServiceReply::Reply { body: None, fault: None },
         "M3" => replied("MSH|^~\\&|PEER||||||ORU|7|P|2.5\rPID|1\r"),
@@ -118,7 +118,7 @@ async fn a_batch_is_one_session_and_gets_one_answer() {
 #[tokio::test]
 async fn a_batch_waits_for_all_its_replies() {
     let bench = bench(|settings| settings.ack = AckMode::Application).await;
-    bench.desk.replies(|body| match body.as_hl7().unwrap().control_id().as_str() {
+    bench.desk.replies(|body| match body.as_hl7().unwrap().control_id().as_ref() {
         "M2" => replied("MSH|^~\\&|PEER||||||ACK|7|P|2.5\rMSA|AR|M2\r"),
         _ => ServiceReply::Reply { body: None, fault: None },
     });

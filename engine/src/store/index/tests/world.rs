@@ -305,7 +305,7 @@ fn event(id: u64, sessions: &[u64], random: &mut Random) -> Event {
         id: EventId(id),
         at: micros(START + (id * 1000) as i64),
         level: [Level::Info, Level::Warning, Level::Error][random.below(3) as usize],
-        kind: ["rule", "trace", "alert"][random.below(3) as usize].to_owned(),
+        kind: ["rule", "trace", "alert"][random.below(3) as usize].into(),
         item: random.one_in(2).then(|| ItemName::new(format!("target{}", random.below(3)))),
         session,
         message_id: session.map(|session| MessageId(session.0)),
