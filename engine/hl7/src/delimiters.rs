@@ -99,7 +99,8 @@ impl Delimiters {
 
     /// MSH-2 in the standard's order, for a header that we write ourselves.
     pub fn encoding_characters(&self) -> EncodingCharacters {
-        let declared = [Some(self.component), Some(self.repetition), self.escape, self.subcomponent, self.truncation];
+        let declared =
+            [Some(self.component), Some(self.repetition), self.escape, self.subcomponent, self.truncation];
         let mut out = EncodingCharacters { bytes: [0; 5], count: 0 };
         for (slot, byte) in out.bytes.iter_mut().zip(declared.into_iter().flatten()) {
             *slot = byte;
