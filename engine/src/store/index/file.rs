@@ -18,6 +18,10 @@ use crate::store::codec::DecodeError;
 
 /// Blocks of hashes that are read at once.
 const TOGETHER: usize = 64;
+/// Bytes that are read at once only to be checked.
+const PIECE: u64 = 64 * 1024;
+/// Bytes of a foreign session.
+const SESSION: u64 = 16;
 
 /// An index file. Whoever holds it can read it, also after it left the set; the last one to let go of a
 /// dropped file removes it from the disk.
@@ -194,19 +198,10 @@ impl IndexFile {
         }
     }
 
-    /// Every hash with its row.
-    pub(super) fn hashes(&self, kind: Kind, mut each: impl FnMut(u64, u32)) -> Result<(), Error> {
-        let table = self.table(kind);
-        let blocks = table.hash_fences.len();
-        for from in (0..blocks).step_by(TOGETHER) {
-            let bytes = self.hash_blocks(table, from..blocks.min(from + TOGETHER))?;
-            let (entries, _) = bytes.as_chunks::<HASH>();
-            for entry in entries {
-                let (hash, row) = entry_of(entry);
-                each(hash, row);
-            }
-        }
-        Ok(())
+    /// The hashes in some blocks, each with its row.
+    pub(super) fn hash_entries(&self, kind: Kind, blocks: Range<usize>) -> Result<Vec<(u64, u32)>, Error> {
+        let bytes = self.hash_blocks(self.table(kind), blocks)?;
+        Ok(bytes.as_chunks::<HASH>().0.iter().map(entry_of).collect())
     }
 
     /// The rows of groups, lowest first within each, with the place of the group among these.
@@ -245,13 +240,25 @@ impl IndexFile {
     /// (microseconds since 1970).
     pub(in crate::store) fn foreign_sessions(&self) -> Result<Vec<(u64, i64)>, Error> {
         let extent = self.directory.foreign;
-        let bytes = self.read(extent.offset, extent.length, extent.crc)?;
-        let (entries, _) = bytes.as_chunks::<16>();
-        let entry = |entry: &[u8; 16]| {
-            let mut wire = Wire::new(entry);
-            (wire.u64().unwrap_or_default(), wire.u64().unwrap_or_default().cast_signed())
-        };
-        Ok(entries.iter().map(entry).collect())
+        Ok(sessions_of(&self.read(extent.offset, extent.length, extent.crc)?))
+    }
+
+    /// Reads them once, a piece at a time: whether they are what was written.
+    pub(super) fn check_foreign(&self) -> Result<(), Error> {
+        let extent = self.directory.foreign;
+        let mut hasher = crc32fast::Hasher::new();
+        for from in (0..extent.length).step_by(PIECE as usize) {
+            hasher.update(&self.bytes(extent.offset + from, PIECE.min(extent.length - from))?);
+        }
+        if hasher.finalize() == extent.crc { Ok(()) } else { Err(self.damaged(extent.offset)) }
+    }
+
+    /// Some of them, which have been checked.
+    pub(super) fn some_foreign(&self, first: u64, most: u64) -> Result<Vec<(u64, i64)>, Error> {
+        let extent = self.directory.foreign;
+        let from = (first * SESSION).min(extent.length);
+        let length = (most * SESSION).min(extent.length - from);
+        Ok(sessions_of(&self.bytes(extent.offset + from, length)?))
     }
 
     /// Reads everything once: whether every byte is what was written.
@@ -270,7 +277,10 @@ impl IndexFile {
             for index in 0..table.fences.len() {
                 self.rows(kind, index)?;
             }
-            self.hashes(kind, |_, _| {})?;
+            let blocks = table.hash_fences.len();
+            for from in (0..blocks).step_by(TOGETHER) {
+                self.hash_blocks(table, from..blocks.min(from + TOGETHER))?;
+            }
             self.members(kind, table.groups.iter(), |_, _| {})?;
         }
         self.foreign_sessions().map(|_| ())
@@ -289,6 +299,14 @@ impl Drop for IndexFile {
 fn entry_of(entry: &[u8; HASH]) -> (u64, u32) {
     let mut wire = Wire::new(entry);
     (wire.u64().unwrap_or_default(), wire.u32().unwrap_or_default())
+}
+
+fn sessions_of(bytes: &[u8]) -> Vec<(u64, i64)> {
+    let entry = |entry: &[u8; SESSION as usize]| {
+        let mut wire = Wire::new(entry);
+        (wire.u64().unwrap_or_default(), wire.u64().unwrap_or_default().cast_signed())
+    };
+    bytes.as_chunks().0.iter().map(entry).collect()
 }
 
 fn read_directory(file: &dyn File, name: &str) -> Result<Directory, Error> {

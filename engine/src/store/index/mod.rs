@@ -72,6 +72,7 @@ mod intern;
 mod lookup;
 mod output;
 mod query;
+mod runs;
 mod source;
 #[cfg(test)]
 mod tests;

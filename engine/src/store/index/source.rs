@@ -4,16 +4,21 @@
 use super::file::{IndexFile, RowBlock};
 use super::format::{GroupKey, NOBODY, VARIOUS};
 use super::intern::{Groups, Names};
+use super::runs::{self, Run};
 use super::{Error, Kind};
 use crate::store::codec::{DecodeError, Fields};
 
 /// A row that was dropped: a later one has its id.
 pub(super) const DROPPED: u32 = u32::MAX;
 
+/// Bytes of rows that are collected together.
+const CHUNK: usize = 256 * 1024;
+
 /// Rows collected in memory, in the order they came.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
-    bytes: Vec<u8>,
+    /// In chunks: one list would take twice its length and more while it grows.
+    chunks: Vec<Vec<u8>>,
     entries: Vec<Entry>,
     pub(super) hashes: Vec<(u64, u32)>,
 }
@@ -21,7 +26,8 @@ pub(super) struct Collected {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     id: u64,
-    start: u64,
+    chunk: u32,
+    start: u32,
     length: u32,
     group: u32,
     provisional: bool,
@@ -30,10 +36,17 @@ struct Entry {
 impl Collected {
     /// Adds a row and gives it its number among those collected.
     pub(super) fn add(&mut self, id: u64, provisional: bool, group: u32, slices: &[&[u8]]) -> u32 {
-        let start = self.bytes.len();
-        slices.iter().for_each(|slice| self.bytes.extend_from_slice(slice));
-        let length = (self.bytes.len() - start) as u32;
-        self.entries.push(Entry { id, start: start as u64, length, group, provisional });
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        let room = |chunk: &Vec<u8>| chunk.capacity() - chunk.len();
+        if self.chunks.last().is_none_or(|chunk| room(chunk) < length) {
+            self.chunks.push(Vec::with_capacity(length.max(CHUNK)));
+        }
+        let (chunk, mut start) = (self.chunks.len() as u32 - 1, 0);
+        if let Some(bytes) = self.chunks.last_mut() {
+            start = bytes.len() as u32;
+            slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+        }
+        self.entries.push(Entry { id, chunk, start, length: length as u32, group, provisional });
         (self.entries.len() - 1) as u32
     }
 
@@ -140,7 +153,8 @@ impl<'a> Source<'a> {
                 let number = *order.get(*next)?;
                 let entry = rows.entries.get(number as usize)?;
                 let start = entry.start as usize;
-                let bytes = rows.bytes.get(start..start + entry.length as usize)?;
+                let bytes = rows.chunks.get(entry.chunk as usize)?;
+                let bytes = bytes.get(start..start + entry.length as usize)?;
                 let Entry { id, provisional, group, .. } = *entry;
                 Some(Next { id, provisional, group, number, bytes })
             }
@@ -177,14 +191,27 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// Every hash with the number of its row in this source.
-    pub(super) fn hashes(&self, mut each: impl FnMut(u64, u32)) -> Result<(), Error> {
+    /// Every hash in order, with the number that its row has in the new file; see `table`.
+    pub(super) fn hashes<'b>(&'b self, numbers: &'b [u32]) -> Run<'b, (u64, u32)> {
         match self {
             Source::Collected { rows, .. } => {
-                rows.hashes.iter().for_each(|(hash, row)| each(*hash, *row));
-                Ok(())
+                let mut hashes = Vec::with_capacity(rows.hashes.len());
+                hashes.extend(rows.hashes.iter().filter_map(|(hash, row)| {
+                    let number = *numbers.get(*row as usize)?;
+                    (number != DROPPED).then_some((*hash, number))
+                }));
+                hashes.sort_unstable();
+                runs::memory(hashes)
             }
-            Source::Part { file, kind, .. } => file.hashes(*kind, each),
+            Source::Part { file, kind, .. } => runs::hashes(file, *kind, numbers),
+        }
+    }
+
+    /// The earlier file that it reads.
+    pub(super) fn file(&self) -> Option<&'a IndexFile> {
+        match self {
+            Source::Collected { .. } => None,
+            Source::Part { file, .. } => Some(file),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Writing a file front to back: for each table its rows in order of their ids, the hashes, the groups; then
-//! the foreign sessions, the directory, the trailer.
+//! the foreign sessions, the directory, the trailer. Of earlier files everything but a few numbers a row is
+//! merged a piece at a time.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::body::Renumber;
@@ -14,6 +17,7 @@ use super::format::{
 };
 use super::intern::Groups;
 use super::output::{Output, Rows};
+use super::runs::{self, Merge};
 use super::source::{DROPPED, Next, Peeked, Source, peek};
 use super::wire::put_varint;
 use super::{Error, Kind};
@@ -89,7 +93,7 @@ impl Writer {
                 Kind::Bodies => self.directory.bodies = table,
             }
         }
-        self.directory.foreign = self.foreign_sessions()?;
+        self.directory.foreign = self.foreign_sessions(parts)?;
         self.directory.secret = builder.environment.secret.check();
         self.directory.names = std::mem::take(&mut builder.names).into_list();
         self.directory.descriptions = std::mem::take(&mut builder.kinds).into_list();
@@ -109,14 +113,22 @@ impl Writer {
         let mut members: Vec<Members> = keys.iter().map(|_| Members::default()).collect();
         let mut span = Span::default();
         let mut scratch = Vec::new();
-        while let Some((id, winner)) = next(sources) {
+        // The lowest id is first, and the source whose row of it counts: a settled one before a provisional one,
+        // then the newest.
+        let head = |(index, source): (usize, &Source<'_>)| {
+            source.peek().map(|row| Reverse((row.id, row.provisional, usize::MAX - index)))
+        };
+        let mut heads: BinaryHeap<_> = sources.iter().enumerate().filter_map(head).collect();
+        while let Some(Reverse((id, _, newest))) = heads.peek().copied() {
+            let winner = usize::MAX - newest;
             let source = sources.get(winner);
-            if let Some(row) = source.and_then(Source::peek) {
+            if let Some((source, row)) = source.and_then(|source| Some((source, source.peek()?))) {
                 let bytes = match &mut renumber {
                     None => row.bytes,
                     Some(renumber) => renumber.row(winner, row.bytes, &mut scratch),
                 };
-                let number = self.row(kind, &row, bytes, &mut rows)?;
+                let listed = source.file().is_some_and(|file| self.lists_foreign(file));
+                let number = self.row(kind, &row, bytes, listed, &mut rows)?;
                 if let Some(slot) = numbers.get_mut(winner).and_then(|all| all.get_mut(row.number as usize)) {
                     *slot = number;
                 }
@@ -125,9 +137,18 @@ impl Writer {
                 }
                 span = Span { rows: span.rows + 1, min: if span.rows == 0 { id } else { span.min }, max: id };
             }
-            for source in sources.iter_mut() {
-                if source.peek().is_some_and(|row| row.id == id) {
-                    source.advance()?;
+            while let Some(mut first) = heads.peek_mut().filter(|first| first.0.0 == id) {
+                let index = usize::MAX - first.0.2;
+                let next = match sources.get_mut(index) {
+                    Some(source) => {
+                        source.advance()?;
+                        head((index, source))
+                    }
+                    None => None,
+                };
+                match next {
+                    Some(next) => *first = next,
+                    None => drop(PeekMut::pop(first)),
                 }
             }
         }
@@ -138,32 +159,29 @@ impl Writer {
             Kind::Events => self.directory.meta.events = span,
             Kind::Bodies => self.directory.meta.bodies = span,
         }
-        let mut hashes = Vec::new();
-        for (source, numbers) in sources.iter().zip(&numbers) {
-            source.hashes(|hash, row| match numbers.get(row as usize) {
-                None | Some(&DROPPED) => {}
-                Some(number) => hashes.push((hash, *number)),
-            })?;
-        }
         let hash_offset = end;
-        let hash_fences = self.hashes(&mut hashes)?;
+        let runs = sources.iter().zip(&numbers).map(|(source, numbers)| source.hashes(numbers));
+        let (hashes, hash_fences) = self.hashes(Merge::new(runs.collect())?)?;
         let group_offset = self.output.position();
         let groups = self.groups(group_offset, keys, members)?;
         let (fences, rows) = (rows.fences.into(), rows.rows);
-        Ok(Table {
-            rows,
-            end,
-            fences,
-            hashes: hashes.len() as u32,
-            hash_offset,
-            hash_fences,
-            group_offset,
-            groups,
-        })
+        Ok(Table { rows, end, fences, hashes, hash_offset, hash_fences, group_offset, groups })
     }
 
-    /// Writes one row and counts it.
-    fn row(&mut self, kind: Kind, row: &Next<'_>, bytes: &[u8], rows: &mut Rows) -> Result<u32, Error> {
+    /// Whether an earlier file lists the sessions that are foreign in this one too.
+    fn lists_foreign(&self, file: &IndexFile) -> bool {
+        file.meta().coverage.first_id == self.directory.meta.coverage.first_id
+    }
+
+    /// Writes one row and counts it; `listed`: its session is listed where it comes from, if it is a foreign one.
+    fn row(
+        &mut self,
+        kind: Kind,
+        row: &Next<'_>,
+        bytes: &[u8],
+        listed: bool,
+        rows: &mut Rows,
+    ) -> Result<u32, Error> {
         let peeked = match kind {
             Kind::Bodies => Peeked::default(),
             // What we encoded ourselves, or copied from where its CRC was right.
@@ -184,7 +202,7 @@ impl Writer {
             let (min, max) = meta.sessions;
             meta.sessions =
                 (if min == 0 { peeked.session } else { min.min(peeked.session) }, max.max(peeked.session));
-            if peeked.session < meta.coverage.first_id {
+            if !listed && peeked.session < meta.coverage.first_id {
                 let last = self.foreign.entry(peeked.session).or_insert(peeked.activity);
                 *last = peeked.activity.max(*last);
             }
@@ -193,21 +211,25 @@ impl Writer {
         added.map_err(|error| Error::io(&self.name, error))
     }
 
-    fn hashes(&mut self, hashes: &mut [(u64, u32)]) -> Result<Box<[HashFence]>, Error> {
-        hashes.sort_unstable();
-        let mut block = Vec::with_capacity(HASHES * format::HASH);
-        let mut fences = Vec::with_capacity(hashes.len().div_ceil(HASHES));
-        for chunk in hashes.chunks(HASHES) {
-            block.clear();
-            for (hash, row) in chunk {
-                block.extend_from_slice(&hash.to_le_bytes());
-                block.extend_from_slice(&row.to_le_bytes());
+    /// Writes the hashes; gives how many there are.
+    fn hashes(&mut self, mut hashes: Merge<'_, (u64, u32)>) -> Result<(u32, Box<[HashFence]>), Error> {
+        let (mut count, mut fences) = (0, Vec::new());
+        let (mut block, mut high) = (Vec::with_capacity(HASHES * format::HASH), 0);
+        loop {
+            let next = hashes.next()?;
+            if !block.is_empty() && (next.is_none() || block.len() >= HASHES * format::HASH) {
+                fences.push(HashFence { high, crc: crc32fast::hash(&block) });
+                self.put(&block)?;
+                block.clear();
             }
-            let high = chunk.first().map_or(0, |(hash, _)| (hash >> 32) as u32);
-            fences.push(HashFence { high, crc: crc32fast::hash(&block) });
-            self.put(&block)?;
+            let Some((hash, row)) = next else { return Ok((count, fences.into())) };
+            if block.is_empty() {
+                high = (hash >> 32) as u32;
+            }
+            block.extend_from_slice(&hash.to_le_bytes());
+            block.extend_from_slice(&row.to_le_bytes());
+            count += 1;
         }
-        Ok(fences.into())
     }
 
     fn groups(
@@ -230,22 +252,31 @@ impl Writer {
         Ok(groups.into())
     }
 
-    fn foreign_sessions(&mut self) -> Result<Extent, Error> {
-        let mut sessions: Vec<_> = std::mem::take(&mut self.foreign).into_iter().collect();
-        sessions.sort_unstable();
-        self.directory.meta.foreign = sessions.len() as u32;
-        let mut bytes = Vec::with_capacity(sessions.len() * 16);
-        for (session, last) in sessions {
-            bytes.extend_from_slice(&session.to_le_bytes());
-            bytes.extend_from_slice(&last.to_le_bytes());
+    /// Writes the foreign sessions: those of rows collected in memory, and those that earlier files list.
+    fn foreign_sessions(&mut self, parts: &[Arc<IndexFile>]) -> Result<Extent, Error> {
+        let mut own: Vec<_> = std::mem::take(&mut self.foreign).into_iter().collect();
+        own.sort_unstable();
+        let mut runs = vec![runs::memory(own)];
+        for part in parts.iter().filter(|part| self.lists_foreign(part)) {
+            runs.push(runs::sessions(part)?);
         }
-        let extent = Extent {
-            offset: self.output.position(),
-            length: bytes.len() as u64,
-            crc: crc32fast::hash(&bytes),
-        };
-        self.put(&bytes)?;
-        Ok(extent)
+        let (offset, mut crc) = (self.output.position(), crc32fast::Hasher::new());
+        let mut merge = Merge::new(runs)?;
+        let mut next = merge.next()?;
+        while let Some((session, mut last)) = next {
+            // Of one session's activities the last comes last.
+            next = merge.next()?;
+            while let Some((_, later)) = next.filter(|(other, _)| *other == session) {
+                last = later;
+                next = merge.next()?;
+            }
+            self.directory.meta.foreign += 1;
+            for bytes in [session.to_le_bytes(), last.to_le_bytes()] {
+                crc.update(&bytes);
+                self.put(&bytes)?;
+            }
+        }
+        Ok(Extent { offset, length: self.output.position() - offset, crc: crc.finalize() })
     }
 
     fn end(&mut self) -> Result<(), Error> {
@@ -256,14 +287,6 @@ impl Writer {
         let file = self.output.position() + TRAILER as u64;
         self.put(&Trailer { offset, length, crc, file }.encode())
     }
-}
-
-/// The lowest id that is next anywhere, and the source whose row of it counts: a settled one before a
-/// provisional one, then the newest.
-fn next(sources: &[Source<'_>]) -> Option<(u64, usize)> {
-    let heads = sources.iter().enumerate().filter_map(|(index, source)| Some((source.peek()?, index)));
-    let (row, index) = heads.min_by_key(|(row, index)| (row.id, row.provisional, usize::MAX - index))?;
-    Some((row.id, index))
 }
 
 /// The rows of a group on their way to the disk: the distances between them.
