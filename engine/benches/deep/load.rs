@@ -230,16 +230,34 @@ pub(crate) async fn drain(store: &Store, target: &str, count: u64) -> Outcome<()
     Ok(())
 }
 
-/// Keeps so many values, as duplicate detection does.
+/// Keeps so many values, as duplicate detection does: the answer to a message, under a hash of it.
 pub(crate) async fn keep(store: &Store, count: u64) -> Outcome<()> {
-    let (value, mut last) = (Bytes::from(vec![0x42; 160]), 0);
+    let mut last = 0;
     for first in (0..count).step_by(100) {
         let permit = store.reserve(Class::Completion, 16_000).await?;
         let name = |number| format!("lis/{:016x}{:016x}", scattered(number), scattered(!number));
-        let one = |number| Op::Keep(KeepFamily::Duplicate, name(number), Some(value.clone()));
+        let one = |number| Op::Keep(KeepFamily::Duplicate, name(number), Some(answer(number)));
         let ops = (first..first + 100).map(one).collect();
         last = store.submit(permit, Transaction::new(ops))?.sequence;
     }
     store.durable(last).await?;
     Ok(())
+}
+
+/// About 160 bytes, of which times, an id and a control id are new.
+fn answer(number: u64) -> Bytes {
+    let at = 1_790_000_000_000_000 + number * 1_234;
+    let seconds = at / 1_000_000 % 86_400;
+    let time = format!("20261122{:02}{:02}{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let text = format!(
+        "MSH|^~\\&|SEPTET|ST_MARY|LIS_SENDER|CENTRAL_LAB|{time}.{:03}+0100||ACK^R01^ACK|{:x}|P|2.5.1|||NE|NE||UNICODE UTF-8\rMSA|AA|{:012}|\r",
+        at / 1000 % 1000,
+        scattered(number) >> 16,
+        number + 100_000_000
+    );
+    let mut entry = vec![1, 1];
+    entry.extend_from_slice(&at.to_be_bytes());
+    entry.extend_from_slice(&(text.len() as u32).to_be_bytes());
+    entry.extend_from_slice(text.as_bytes());
+    entry.into()
 }

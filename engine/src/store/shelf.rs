@@ -1,19 +1,26 @@
 //! The kept values of one family: a sorted map in chunks. The chunks are shared with whoever looks at all of
 //! it (a checkpoint being written, a scan), so that a copy taken under the lock costs one count for each
-//! chunk; changing a chunk that somebody else looks at copies that one. Small values lie beside their keys:
-//! a million of them cost little more than their bytes.
+//! chunk; changing a chunk that somebody else looks at copies that one. Small values lie beside their keys, as
+//! what is different in them from one of their neighbours (see `pack`): a million answers that are kept to find
+//! duplicates take about 110 MB with their keys.
+
+mod pack;
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::pack::Places;
+
 /// Values in one chunk.
 const ENTRIES: usize = 128;
 /// Bytes of keys and small values in one chunk.
 const BYTES: usize = 16 << 10;
 /// Values up to this size lie beside their keys.
-const SMALL: usize = 512;
+const SMALL: usize = pack::SAMPLE;
+/// Values with which another sample is tried.
+const TRIED: usize = 4;
 
 /// Sorted keys and their values. Cheap to clone.
 #[derive(Clone, Default)]
@@ -24,7 +31,9 @@ pub(super) struct Shelf {
 
 #[derive(Clone, Default)]
 struct Chunk {
-    /// Each key, and behind it its value where that is small.
+    /// What the values are alike.
+    sample: Arc<[u8]>,
+    /// Each key, and behind it its value where that is small, packed with the sample.
     bytes: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -33,15 +42,8 @@ struct Chunk {
 struct Entry {
     start: u32,
     key: u32,
-    value: Value,
-}
-
-#[derive(Clone)]
-enum Value {
-    /// So many bytes behind the key.
-    Beside(u32),
     /// Boxed: it is rare, and every entry would be as large.
-    Apart(Box<Bytes>),
+    apart: Option<Box<Bytes>>,
 }
 
 // Values may be secrets.
@@ -55,7 +57,7 @@ impl Shelf {
     /// The value of a key.
     pub(super) fn get(&self, key: &str) -> Option<Bytes> {
         let chunk = self.chunks.get(self.chunk_of(key)?)?;
-        chunk.entries.get(chunk.find(key).ok()?).map(|entry| chunk.value(entry))
+        Some(chunk.value(chunk.find(key).ok()?))
     }
 
     /// Sets the value of a key.
@@ -71,7 +73,9 @@ impl Shelf {
         chunk.insert(at, key, value);
         if chunk.is_full() {
             // What comes in ascending order leaves full chunks behind.
-            let rest = chunk.split(if at == ended { at } else { (ended / 2).max(1) });
+            let mut rest = chunk.split(if at == ended { at } else { (ended / 2).max(1) });
+            chunk.sample_again();
+            rest.sample_again();
             self.chunks.insert(index + 1, Arc::new(rest));
         }
     }
@@ -93,15 +97,14 @@ impl Shelf {
     /// Keys from this one on, with their values, in order.
     pub(super) fn from<'a>(&'a self, key: &'a str) -> impl Iterator<Item = (&'a str, Bytes)> {
         let chunks = self.chunks.get(self.chunk_of(key).unwrap_or(0)..).unwrap_or_default();
-        let all = chunks
-            .iter()
-            .flat_map(|chunk| chunk.entries.iter().map(|entry| (chunk.key(entry), chunk.value(entry))));
-        all.skip_while(move |(known, _)| *known < key)
+        let all = chunks.iter().flat_map(|chunk| (0..chunk.entries.len()).map(move |at| (chunk, at)));
+        let from = all.skip_while(move |(chunk, at)| chunk.key(*at) < key);
+        from.map(|(chunk, at)| (chunk.key(at), chunk.value(at)))
     }
 
     /// The last chunk that begins at this key or below.
     fn chunk_of(&self, key: &str) -> Option<usize> {
-        let after = |chunk: &Arc<Chunk>| chunk.entries.first().is_some_and(|first| chunk.key(first) <= key);
+        let after = |chunk: &Arc<Chunk>| !chunk.entries.is_empty() && chunk.key(0) <= key;
         self.chunks.partition_point(after).checked_sub(1)
     }
 
@@ -110,62 +113,96 @@ impl Shelf {
         let Some(next) = self.chunks.get(index + 1).filter(|next| next.is_small()).cloned() else { return };
         let Some(chunk) = self.chunks.get_mut(index) else { return };
         let chunk = Arc::make_mut(chunk);
-        for entry in &next.entries {
-            chunk.insert(chunk.entries.len(), next.key(entry), &next.value(entry));
+        for at in 0..next.entries.len() {
+            chunk.insert(chunk.entries.len(), next.key(at), &next.value(at));
         }
         self.chunks.remove(index + 1);
     }
 }
 
 impl Chunk {
+    /// The place of a key, or where it would be.
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.entries.binary_search_by(|entry| self.key(entry).cmp(key))
+        let place = self.entries.partition_point(|entry| self.key_of(entry) < key);
+        let found = self.entries.get(place).is_some_and(|entry| self.key_of(entry) == key);
+        if found { Ok(place) } else { Err(place) }
     }
 
-    fn slice(&self, start: u32, length: u32) -> &[u8] {
-        let start = start as usize;
-        self.bytes.get(start..start + length as usize).unwrap_or_default()
+    fn key_of(&self, entry: &Entry) -> &str {
+        let bytes = self.bytes.get(entry.start as usize..).and_then(|bytes| bytes.get(..entry.key as usize));
+        std::str::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
     }
 
-    fn key(&self, entry: &Entry) -> &str {
-        std::str::from_utf8(self.slice(entry.start, entry.key)).unwrap_or_default()
+    fn key(&self, at: usize) -> &str {
+        self.entries.get(at).map(|entry| self.key_of(entry)).unwrap_or_default()
     }
 
-    fn value(&self, entry: &Entry) -> Bytes {
-        match &entry.value {
-            Value::Beside(length) => Bytes::copy_from_slice(self.slice(entry.start + entry.key, *length)),
-            Value::Apart(value) => Bytes::clone(value),
+    /// Where the next one begins.
+    fn end(&self, at: usize) -> usize {
+        self.entries.get(at + 1).map_or(self.bytes.len(), |next| next.start as usize)
+    }
+
+    fn value(&self, at: usize) -> Bytes {
+        let Some(entry) = self.entries.get(at) else { return Bytes::new() };
+        if let Some(value) = &entry.apart {
+            return Bytes::clone(value);
         }
+        let packed = self.bytes.get((entry.start + entry.key) as usize..self.end(at)).unwrap_or_default();
+        pack::unpack(&self.sample, packed).into()
     }
 
     fn insert(&mut self, at: usize, key: &str, value: &Bytes) {
         let start = self.entries.get(at).map_or(self.bytes.len(), |entry| entry.start as usize);
         let small = value.len() <= SMALL;
-        let beside: &[u8] = if small { value } else { &[] };
-        let grown = (key.len() + beside.len()) as u32;
-        // To double would leave a third of the memory unused.
-        make_room(&mut self.bytes, grown as usize, BYTES / 8);
-        make_room(&mut self.entries, 1, ENTRIES / 8);
-        self.bytes.splice(start..start, key.bytes().chain(beside.iter().copied()));
-        for later in self.entries.get_mut(at..).unwrap_or_default() {
-            later.start += grown;
+        let mut beside = key.as_bytes().to_vec();
+        if small {
+            Places::of(&self.sample).pack(value, &mut beside);
         }
-        let value = match small {
-            true => Value::Beside(value.len() as u32),
-            false => Value::Apart(Box::new(value.clone())),
-        };
-        self.entries.insert(at, Entry { start: start as u32, key: key.len() as u32, value });
+        let grown = beside.len();
+        // To double would leave a third of the memory unused.
+        make_room(&mut self.bytes, grown, BYTES / 32);
+        make_room(&mut self.entries, 1, ENTRIES / 8);
+        self.bytes.splice(start..start, beside);
+        for later in self.entries.get_mut(at..).unwrap_or_default() {
+            later.start += grown as u32;
+        }
+        let apart = (!small).then(|| Box::new(value.clone()));
+        self.entries.insert(at, Entry { start: start as u32, key: key.len() as u32, apart });
     }
 
     fn remove(&mut self, at: usize) {
-        let entry = self.entries.remove(at);
-        let beside = if let Value::Beside(length) = entry.value { length } else { 0 };
-        let gone = entry.key + beside;
-        let start = entry.start as usize;
-        self.bytes.drain(start..start + gone as usize);
+        let end = self.end(at);
+        let start = self.entries.remove(at).start as usize;
+        self.bytes.drain(start..end);
         for later in self.entries.get_mut(at..).unwrap_or_default() {
-            later.start -= gone;
+            later.start -= (end - start) as u32;
         }
+    }
+
+    /// Takes one of the values as the sample, if others take much less with it.
+    fn sample_again(&mut self) {
+        let small: Vec<usize> = (0..self.entries.len())
+            .filter(|at| self.entries.get(*at).is_some_and(|entry| entry.apart.is_none()))
+            .collect();
+        let Some(middle) = small.get(small.len() / 2) else { return };
+        let sample = self.value(*middle);
+        let (mut now, mut then, mut out) = (0, 0, Vec::new());
+        let places = Places::of(&sample);
+        for at in small.iter().step_by(small.len().div_ceil(TRIED)).filter(|at| *at != middle) {
+            now +=
+                self.end(*at) - self.entries.get(*at).map_or(0, |entry| (entry.start + entry.key) as usize);
+            out.clear();
+            places.pack(&self.value(*at), &mut out);
+            then += out.len();
+        }
+        if then + then / 4 >= now {
+            return;
+        }
+        let mut packed = Chunk { sample: sample.as_ref().into(), ..Chunk::default() };
+        for at in 0..self.entries.len() {
+            packed.insert(at, self.key(at), &self.value(at));
+        }
+        *self = packed;
     }
 
     fn is_full(&self) -> bool {
@@ -186,7 +223,7 @@ impl Chunk {
         for entry in &mut entries {
             entry.start -= start as u32;
         }
-        Chunk { bytes, entries }
+        Chunk { sample: self.sample.clone(), bytes, entries }
     }
 }
 
@@ -223,6 +260,30 @@ mod tests {
         let shared = shelf.chunks.iter().filter(|chunk| Arc::strong_count(chunk) == 2).count();
         assert_eq!((shared, shelf.chunks.len()), (copy.chunks.len() - 2, copy.chunks.len()));
         assert_eq!(format!("{shelf:?}"), "Shelf(9999)");
+    }
+
+    #[test]
+    fn values_that_are_alike_take_little_more_than_their_keys() {
+        let mut shelf = Shelf::default();
+        let value = |number: u32| {
+            let scattered = u64::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let text = format!(
+                "MSH|^~\\&|HUB|MARY|LIS|LAB|20261122||ACK^R01^ACK|{scattered:016x}|P|2.5.1|||NE|NE\rMSA|AA|{number:09}\r"
+            );
+            (format!("lis/{:016x}{scattered:016x}", scattered.swap_bytes()), Bytes::from(text))
+        };
+        for (key, value) in (0..20_000).map(value) {
+            shelf.insert(&key, &value);
+        }
+        let room = |chunk: &Arc<Chunk>| {
+            let entries = chunk.entries.capacity() * size_of::<Entry>();
+            chunk.bytes.capacity() + entries + chunk.sample.len() + size_of::<Chunk>()
+        };
+        let each = shelf.chunks.iter().map(room).sum::<usize>() / 20_000;
+        assert!(each < 120, "{each} bytes each");
+        for (key, value) in (0..20_000).map(value) {
+            assert_eq!(shelf.get(&key), Some(value));
+        }
     }
 
     #[test]
