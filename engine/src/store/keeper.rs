@@ -36,11 +36,11 @@ use crate::event::{Level, NewEvent};
 use crate::files::Files;
 
 /// So many rows in memory make a part file; one with large texts counts as several.
-pub(super) const PART: usize = if cfg!(test) { 48 } else { 16 * 1024 };
+pub(super) const PART: usize = if cfg!(test) { 48 } else { 8 * 1024 };
 /// When so many rows are in memory, the journal waits for the keeper.
-pub(super) const BEHIND: usize = 2 * PART;
+pub(super) const BEHIND: usize = 3 * PART;
 /// So many rows wait in memory for an index that cannot be written.
-const MOST: usize = 4 * PART;
+const MOST: usize = 6 * PART;
 /// When rows that could not be written are tried again.
 const AGAIN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
 /// How many rows are copied or dropped under one lock.

@@ -20,7 +20,7 @@ use crate::header::Header;
 use crate::vault::Vault;
 
 /// How many messages are brought back at a time.
-const PAGE: usize = 4096;
+const PAGE: usize = 2048;
 
 /// A header from the journal, and the transaction that made it.
 pub(super) type Found = (Header, u64);

@@ -11,13 +11,21 @@ pub(super) const CHUNK: usize = 1024;
 /// Bytes of a reference in a checkpoint.
 const PACKED: usize = 36;
 
-/// A reference as it is kept: numbers relative to the chunk's.
+/// The number of what is in no list.
+const NONE: u16 = u16::MAX;
+/// Lists as long as this have many in them that nobody needs any more.
+const LONG: usize = 4 * CHUNK;
+
+/// A reference as it is kept, in 28 bytes: numbers relative to the chunk's, or in its lists.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packed {
     pub(super) id: u32,
     pub(super) position: u32,
-    frame: Spot,
-    body: Spot,
+    /// Its number among the chunk's frames; many messages share one.
+    frame: u16,
+    /// Among the segments.
+    body_segment: u16,
+    body_offset: u32,
     length: u32,
     crc: u32,
     kind: u16,
@@ -31,6 +39,9 @@ pub(in crate::store) struct Chunk {
     pub(super) base_id: u64,
     pub(super) base_position: u64,
     pub(super) entries: Vec<Packed>,
+    frames: Vec<Spot>,
+    /// Where bodies are.
+    segments: Vec<u32>,
     kinds: Vec<Arc<Description>>,
     pub(super) live: usize,
     /// The lowest and the highest id that ever was here.
@@ -54,11 +65,12 @@ impl Chunk {
         self.entries.push(Packed {
             id,
             position,
-            frame: Spot::NOWHERE,
-            body: Spot::NOWHERE,
+            frame: NONE,
+            body_segment: NONE,
+            body_offset: 0,
             length: 0,
             crc: 0,
-            kind: u16::MAX,
+            kind: NONE,
             sealed: false,
             live: true,
         });
@@ -79,9 +91,10 @@ impl Chunk {
 
     pub(super) fn reference(&self, entry: &Packed) -> Reference {
         let kind = self.kinds.get(usize::from(entry.kind));
+        let segment = self.segments.get(usize::from(entry.body_segment));
         let place = Place {
-            segment: u64::from(entry.body.segment),
-            offset: u64::from(entry.body.offset),
+            segment: segment.copied().unwrap_or_default().into(),
+            offset: u64::from(entry.body_offset),
             length: entry.length,
             crc: entry.crc,
             sealed: entry.sealed,
@@ -89,9 +102,13 @@ impl Chunk {
         Reference {
             id: self.base_id + u64::from(entry.id),
             position: self.base_position + u64::from(entry.position),
-            frame: (entry.frame != Spot::NOWHERE).then_some(entry.frame),
+            frame: self.frame(entry),
             body: kind.map(|kind| (place, kind.clone())),
         }
+    }
+
+    fn frame(&self, entry: &Packed) -> Option<Spot> {
+        self.frames.get(usize::from(entry.frame)).copied()
     }
 
     pub(super) fn live(&self) -> impl Iterator<Item = Reference> {
@@ -101,7 +118,7 @@ impl Chunk {
     /// Where a message was, it may soon be no more.
     pub(super) fn unplace(&mut self, index: usize) {
         if let Some(entry) = self.entries.get_mut(index) {
-            entry.frame = Spot::NOWHERE;
+            entry.frame = NONE;
         }
     }
 
@@ -115,14 +132,32 @@ impl Chunk {
             });
             Some((spot, place, u16::try_from(index).ok()?))
         });
+        self.tidy();
+        let number = number(&mut self.frames, frame);
+        let segment = kind.map_or(NONE, |(spot, ..)| self::number(&mut self.segments, spot.segment));
         let Some(entry) = self.entries.get_mut(index) else { return };
-        entry.frame = frame;
+        entry.frame = number;
         if let Some((spot, place, kind)) = kind {
-            entry.body = spot;
+            entry.body_segment = segment;
+            entry.body_offset = spot.offset;
             entry.length = place.length;
             entry.crc = place.crc;
             entry.sealed = place.sealed;
             entry.kind = kind;
+        }
+    }
+
+    /// Forgets frames and segments that no message is in any more: a purge may have carried them again and again.
+    fn tidy(&mut self) {
+        if self.frames.len() < LONG && self.segments.len() < LONG {
+            return;
+        }
+        let (frames, segments) = (std::mem::take(&mut self.frames), std::mem::take(&mut self.segments));
+        for entry in &mut self.entries {
+            let frame = frames.get(usize::from(entry.frame));
+            entry.frame = frame.map_or(NONE, |frame| number(&mut self.frames, *frame));
+            let segment = segments.get(usize::from(entry.body_segment));
+            entry.body_segment = segment.map_or(NONE, |segment| number(&mut self.segments, *segment));
         }
     }
 
@@ -140,9 +175,10 @@ impl Chunk {
         let mut bytes = Vec::with_capacity(self.live * PACKED);
         for entry in self.entries.iter().filter(|entry| entry.live) {
             let kind = u32::from(entry.kind) | u32::from(entry.sealed) << 16;
-            let Spot { segment, offset } = entry.frame;
-            let numbers = [entry.id, entry.position, segment, offset, entry.body.segment];
-            let rest = [entry.body.offset, entry.length, entry.crc, kind];
+            let Spot { segment, offset } = self.frame(entry).unwrap_or(Spot::NOWHERE);
+            let body = self.segments.get(usize::from(entry.body_segment)).copied().unwrap_or_default();
+            let numbers = [entry.id, entry.position, segment, offset, body];
+            let rest = [entry.body_offset, entry.length, entry.crc, kind];
             bytes.extend(numbers.into_iter().chain(rest).flat_map(u32::to_le_bytes));
         }
         out.bytes(4, &bytes);
@@ -169,11 +205,23 @@ impl Chunk {
             let mut next = || numbers.next().unwrap_or_default();
             let (id, position) = (next(), next());
             let frame = Spot { segment: next(), offset: next() };
-            let body = Spot { segment: next(), offset: next() };
-            let (length, crc, kind) = (next(), next(), next());
+            let frame = if frame == Spot::NOWHERE { NONE } else { number(&mut chunk.frames, frame) };
+            let body_segment = number(&mut chunk.segments, next());
+            let (body_offset, length, crc, kind) = (next(), next(), next(), next());
             let sealed = kind >> 16 & 1 == 1;
             let kind = (kind & 0xffff) as u16;
-            chunk.entries.push(Packed { id, position, frame, body, length, crc, kind, sealed, live: true });
+            chunk.entries.push(Packed {
+                id,
+                position,
+                frame,
+                body_segment,
+                body_offset,
+                length,
+                crc,
+                kind,
+                sealed,
+                live: true,
+            });
         }
         if !chunk.entries.is_sorted_by_key(|entry| entry.position) || chunk.entries.len() > CHUNK {
             return Err(DecodeError::Malformed);
@@ -183,6 +231,19 @@ impl Chunk {
         chunk.ids = (ids().min().unwrap_or_default(), ids().max().unwrap_or_default());
         Ok(chunk)
     }
+}
+
+/// The number of a value in a list. What comes again comes again soon.
+fn number<T: PartialEq>(list: &mut Vec<T>, value: T) -> u16 {
+    const LAST: usize = 8;
+    let near = list.len().saturating_sub(LAST);
+    let last = list.get(near..).unwrap_or_default();
+    let known = last.iter().rposition(|known| *known == value).map(|index| near + index);
+    let number = known.unwrap_or_else(|| {
+        list.push(value);
+        list.len() - 1
+    });
+    u16::try_from(number).unwrap_or(NONE)
 }
 
 #[cfg(test)]
@@ -224,6 +285,30 @@ mod tests {
         assert_eq!(back.find(1 << 40 | 6), Some(7 * 3 + 10));
         back.push(100_000, 1 << 41);
         assert_eq!(back.get(100_000).map(|reference| reference.id), Some(1 << 41));
+    }
+
+    #[test]
+    fn a_line_that_is_carried_again_and_again_takes_no_more_and_says_where_it_is() {
+        let kind = Arc::new(describe("ADT^A01", "application/hl7-v2", None));
+        let mut chunk = Chunk::starting(1, 1);
+        (1..=CHUNK as u64).for_each(|number| assert!(chunk.push(number, number)));
+        for round in 0..100u32 {
+            for index in 0..CHUNK {
+                // Nothing that was near is met again.
+                let offset = (index as u32).wrapping_mul(977) % 1024;
+                let place =
+                    Place { segment: u64::from(offset) + 7, offset: 5, length: 6, crc: 7, sealed: false };
+                chunk.unplace(index);
+                chunk.place(index, Spot { segment: round, offset }, Some(&(place, kind.clone())));
+            }
+        }
+        assert!(chunk.frames.len() <= LONG + 1 && chunk.segments.len() <= LONG + 1);
+        for (index, reference) in chunk.live().enumerate() {
+            let offset = (index as u32).wrapping_mul(977) % 1024;
+            assert_eq!(reference.frame, Some(Spot { segment: 99, offset }));
+            assert_eq!(reference.body.map(|(place, _)| place.segment), Some(u64::from(offset) + 7));
+        }
+        assert_eq!(size_of::<Packed>(), 28);
     }
 
     #[test]
