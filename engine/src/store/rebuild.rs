@@ -73,12 +73,16 @@ impl Remaker {
         wanted.extend(hole.map(|hole| hole.segment));
         let (first, last) = (wanted.first().copied(), wanted.last().copied());
         let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+        let segments = recovery::segments(tools.readers.files(), tools.readers.folder());
+        let segments = segments.map_err(|error| error.to_string())?;
         let checkpoint = checkpoint::load_at_most(&*tools.files, &tools.folder, &self.vault, first);
+        // One that a power cut brought back after its segment was purged still has what went with that.
+        let begins = segments.first().copied().unwrap_or_default();
         let checkpoint = checkpoint.map_err(|error| error.to_string())?;
+        let checkpoint = checkpoint.filter(|checkpoint| checkpoint.segment >= begins);
         let mark = checkpoint.as_ref().map(Checkpoint::mark);
         let from = mark.map_or(0, |mark| mark.segment);
-        let segments = recovery::segments(tools.readers.files(), tools.readers.folder());
-        let segments = segments.map_err(|error| error.to_string())?.into_iter();
+        let segments = segments.into_iter();
         let segments: VecDeque<u64> = segments.filter(|number| (from..=last).contains(number)).collect();
 
         // Bodies are not kept: only where they are.

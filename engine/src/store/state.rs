@@ -7,6 +7,7 @@
 //! in recovery a change may name a header that was lost to a damaged part of the journal: it is skipped.
 
 mod deliveries;
+mod expired;
 mod headers;
 mod item;
 mod paging;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use self::expired::Expired;
 use self::item::Item;
 pub(super) use self::paging::Step;
 pub(super) use self::snapshot::{ItemSnapshot, Snapshot, respine};
@@ -70,6 +72,8 @@ pub(super) struct State {
     window: Option<usize>,
     /// Expired sessions that still have rows in index files, and the last segment that may have any.
     pub(super) dead: HashMap<u64, u64>,
+    /// What expired in memory, until that is durable.
+    expired: Expired,
     /// Bodies of what expired in memory: nobody needs them any more.
     expired_bodies: Vec<u64>,
 }
@@ -107,7 +111,7 @@ impl State {
                     self.put_event(event.clone());
                 }
                 Change::Carried(header) => self.carry(header, commit.sequence, touched),
-                Change::Expired(last, sessions) => self.expire(*last, sessions),
+                Change::Expired(last, sessions) => self.expire(commit.sequence, *last, sessions),
                 Change::Keep(family, key, value) => {
                     let family = self.keep.entry(*family).or_default();
                     match value {

@@ -57,6 +57,7 @@ impl State {
 
     /// The frame is on stable storage, and with it everything up to a transaction.
     pub(in crate::store) fn placed(&mut self, last: u64, frame: Option<Spot>, bodies: &Bodies) {
+        self.expired.durable(last);
         let until = self.unplaced.iter().take_while(|(sequence, ..)| *sequence <= last).count();
         if until == 0 {
             return;
@@ -74,7 +75,7 @@ impl State {
     /// Final headers that the index should get: of transactions up to `last`, passing over `from`.
     pub(in crate::store) fn settled(&self, last: u64, from: usize, most: usize) -> Step<Header> {
         // One that is being carried on comes again, with a later transaction; which a crash may yet take back.
-        Step::of(self.fresh.settled.peek(last, from, most), most, |id| self.header(MessageId(id)))
+        Step::of(self.fresh.settled.peek(last, from, most), most, |id| self.header_at(id, last))
     }
 
     /// Headers that were born unfinished and were so after transaction `last`: all, or those that may leave
@@ -88,17 +89,24 @@ impl State {
     ) -> Step<Header> {
         let line = if all { &self.fresh.born } else { &self.fresh.spilled };
         Step::of(line.peek(last, from, most), most, |id| {
-            let unfinished =
-                self.rows.get(&id).is_some_and(|row| !row.status.is_final() || row.sequence > last);
-            (unfinished && (all || self.can_page_out(id))).then(|| self.header(MessageId(id)))?
+            let row = self.rows.get(&id).or_else(|| self.expired.row(id, last));
+            let unfinished = row.is_some_and(|row| !row.status.is_final() || row.sequence > last);
+            (unfinished && (all || self.can_page_out(id))).then(|| self.header_at(id, last))?
         })
     }
 
     /// Events that the index should get.
     pub(in crate::store) fn fresh_events(&self, last: u64, from: usize, most: usize) -> Step<Event> {
         Step::of(self.fresh.events.peek(last, from, most), most, |id| {
-            self.events.get(&id).map(|event| Event::clone(event))
+            let event = self.events.get(&id).or_else(|| self.expired.event(id, last));
+            event.map(|event| Event::clone(event))
         })
+    }
+
+    /// A header in memory, or one that left it after transaction `last` because its session expired.
+    fn header_at(&self, id: u64, last: u64) -> Option<Header> {
+        let row = self.rows.get(&id).or_else(|| self.expired.row(id, last))?;
+        Some(row.header(MessageId(id), &self.names))
     }
 
     /// Bodies whose places the index should get.
@@ -154,14 +162,15 @@ impl State {
     }
 
     /// Sessions are over: the index hides what it has of them, and what is in memory leaves it unindexed.
-    pub(super) fn expire(&mut self, last: u64, sessions: &[u64]) {
+    pub(super) fn expire(&mut self, sequence: u64, last: u64, sessions: &[u64]) {
         let mut released = Vec::new();
         for session in sessions {
             self.dead.insert(*session, last);
             let ids = self.by_session.range((*session, 0)..=(*session, u64::MAX));
             let ids: Vec<u64> = ids.map(|(_, id)| *id).collect();
             for id in ids {
-                if self.rows.get(&id).is_some_and(|row| row.status.is_final()) {
+                if let Some(row) = self.rows.get(&id).filter(|row| row.status.is_final()) {
+                    self.expired.add_row(sequence, id, row.clone());
                     self.drop_row(id, &mut released);
                 }
             }
@@ -169,7 +178,8 @@ impl State {
             let events: Vec<(u64, u64)> = events.copied().collect();
             for (session, id) in events {
                 // Who looked and who acted is kept for longer.
-                if self.events.get(&id).is_some_and(|event| event.who.is_none()) {
+                if let Some(event) = self.events.get(&id).filter(|event| event.who.is_none()) {
+                    self.expired.add_event(sequence, id, event.clone());
                     self.events.remove(&id);
                     self.session_events.remove(&(session, id));
                 }

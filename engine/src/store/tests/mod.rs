@@ -13,6 +13,7 @@ mod offline;
 mod power;
 mod purge;
 mod purge_beside;
+mod purge_cut;
 mod reads;
 mod reopen;
 pub(in crate::store) mod sim;
