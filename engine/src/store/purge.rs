@@ -315,6 +315,8 @@ impl Store {
             files.sync_dir(folder).map_err(stopped)
         })
         .await?;
+        // The keeper may have missed the file meanwhile, and made it again.
+        embedded.index.retire(number);
         // What expired with this one is known until the next one goes: somebody may be about to resend it.
         self.0.shared.state().dropped_before(number);
         embedded.disk.look();

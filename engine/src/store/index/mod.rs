@@ -82,7 +82,7 @@ mod write;
 use std::io;
 use std::ops::{Deref, RangeInclusive};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::bench::{IndexBench, Part};
@@ -254,6 +254,8 @@ pub(in crate::store) struct Index(Arc<Inner>);
 struct Inner {
     environment: Arc<Environment>,
     set: Mutex<Arc<Set>>,
+    /// Segments up to this one have been purged; changed under the set's lock.
+    retired: AtomicU64,
     parts: AtomicU32,
 }
 
@@ -307,7 +309,7 @@ impl Index {
         }
         set.sort_by_key(|file| file.order());
         let set = Mutex::new(Arc::new(Set(set)));
-        (Index(Arc::new(Inner { environment, set, parts: AtomicU32::new(0) })), refused)
+        (Index(Arc::new(Inner { environment, set, retired: AtomicU64::new(0), parts: AtomicU32::new(0) })), refused)
     }
 
     /// A number for a part file that none had in this process: readers may still hold an earlier one.
@@ -374,8 +376,12 @@ impl Index {
                 file.doom();
             }
         }
-        let before = {
+        let replaced = {
             let mut set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
+            let retired = self.0.retired.load(Ordering::Acquire);
+            let (late, new): (Vec<_>, Vec<_>) =
+                new.into_iter().partition(|file| file.meta().coverage.segment <= retired);
+            late.iter().for_each(|file| file.doom());
             let stays = |file: &&Arc<IndexFile>| {
                 let replaced = old.iter().chain(&new).any(|other| other.name() == file.name());
                 !replaced
@@ -383,10 +389,23 @@ impl Index {
             let mut files: Vec<_> = set.iter().filter(stays).cloned().collect();
             files.extend(new);
             files.sort_by_key(|file| file.order());
-            std::mem::replace(&mut *set, Arc::new(Set(files)))
+            (late, std::mem::replace(&mut *set, Arc::new(Set(files))))
         };
         // The last reader may be us: files are removed outside of the lock.
-        drop(before);
+        drop(replaced);
+    }
+
+    /// The segments up to this one have been dropped: what a rebuild still makes of them does not come in, and
+    /// what it made meanwhile goes.
+    pub(in crate::store) fn retire(&self, segment: u64) {
+        let late: Vec<_> = {
+            let set = self.0.set.lock().unwrap_or_else(PoisonError::into_inner);
+            self.0.retired.fetch_max(segment, Ordering::AcqRel);
+            set.iter().filter(|file| file.meta().coverage.segment <= segment).cloned().collect()
+        };
+        if !late.is_empty() {
+            self.replace(&late, Vec::new());
+        }
     }
 
     /// Messages that match, newest first, below `before`.

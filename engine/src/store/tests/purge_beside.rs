@@ -127,7 +127,7 @@ async fn a_dry_run_counts_what_goes_and_nothing_counts_twice() {
     let fixture = fixture();
     let first = completed(&fixture, 30).await;
     let audited = NewEvent::new(Level::Info, "message.viewed", "looked").who("anna");
-    fixture.store.log(audited.message(SessionId(first[0].0), first[0]));
+    fixture.commit(vec![Op::Event(audited.message(SessionId(first[0].0), first[0]))]).await.unwrap();
     // Sessions that go on in later segments.
     for original in &first[..10] {
         let mut again = fixture.store.header(*original).unwrap();

@@ -204,6 +204,25 @@ proptest! {
 }
 
 #[test]
+fn what_is_made_again_of_a_dropped_segment_does_not_come_in() {
+    let mut random = Random(5);
+    let (folder, vault) = (tempfile::tempdir().unwrap(), Vault::ephemeral().unwrap());
+    let world = World::random(&mut random, 3, 90);
+    let (index, _) = index(folder.path(), false, &vault);
+    for segment in &world.segments {
+        segment.seal(&index, Vec::new()).unwrap();
+    }
+    let segments = || index.files().iter().map(|file| file.meta().coverage.segment).collect::<Vec<_>>();
+    // Missed and made again while the second segment was being dropped; and once more when it was gone.
+    index.retire(2);
+    assert_eq!(segments(), [3]);
+    let late = world.segments[1].seal(&index, Vec::new()).unwrap();
+    assert_eq!(segments(), [3]);
+    drop(late);
+    assert_eq!(index.names().unwrap(), ["0000000003.idx"]);
+}
+
+#[test]
 fn files_are_there_after_opening_again_and_parts_are_not() {
     let mut random = Random(4);
     let (folder, vault) = (tempfile::tempdir().unwrap(), Vault::ephemeral().unwrap());
