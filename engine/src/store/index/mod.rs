@@ -309,7 +309,10 @@ impl Index {
         }
         set.sort_by_key(|file| file.order());
         let set = Mutex::new(Arc::new(Set(set)));
-        (Index(Arc::new(Inner { environment, set, retired: AtomicU64::new(0), parts: AtomicU32::new(0) })), refused)
+        (
+            Index(Arc::new(Inner { environment, set, retired: AtomicU64::new(0), parts: AtomicU32::new(0) })),
+            refused,
+        )
     }
 
     /// A number for a part file that none had in this process: readers may still hold an earlier one.
