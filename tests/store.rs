@@ -152,6 +152,49 @@ async fn an_export_goes_on_past_a_body_that_cannot_be_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_body_is_damaged_keeps_its_header_and_is_not_sent_again() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let receiver = Receiver::listen(outbound).await;
+    let mut septet = Septet::write(&production(inbound, outbound));
+    septet.run().await;
+    send(inbound, 0, 3).await;
+    receiver.until(3).await;
+    let messages = septet.get("/api/v1/messages?source=in&control_id=M1").await;
+    let id = messages["messages"][0]["id"].as_u64().unwrap();
+    assert_eq!(septet.terminate(), Some(0));
+    let segment = septet.path("data/journal/0000000001.seg");
+    let mut content = std::fs::read(&segment).unwrap();
+    let place = content.windows(4).position(|window| window == b"|M1|").unwrap();
+    content[place + 1] ^= 0x10;
+    std::fs::write(&segment, content).unwrap();
+
+    for repaired in [false, true] {
+        if repaired {
+            assert_eq!(septet.terminate(), Some(0));
+            let data = septet.path("data").display().to_string();
+            assert_eq!(septet.command(&["store", "repair", "--yes", &data]).status.code(), Some(0));
+        }
+        septet.run().await;
+        let message = septet.get(&format!("/api/v1/messages/{id}")).await;
+        assert_eq!((&message["control_id"], &message["body"]), (&"M1".into(), &serde_json::Value::Null));
+        let error = &message["body_error"];
+        assert_eq!(error["code"], "body_damaged", "{message}");
+        assert!(error["text"].as_str().unwrap().contains("0000000001.seg:"), "{message}");
+        let raw = reqwest::get(septet.url(&format!("/api/v1/messages/{id}/raw"))).await.unwrap();
+        let raw: serde_json::Value = serde_json::from_str(&raw.text().await.unwrap()).unwrap();
+        assert_eq!((&raw["status"], &raw["code"]), (&500.into(), &"body_damaged".into()), "{raw}");
+        let session = message["session"].as_u64().unwrap();
+        assert_eq!(septet.get(&format!("/api/v1/sessions/{session}")).await["messages"][0]["id"], id);
+        let order = serde_json::json!({ "filter": { "source": "in" }, "dry_run": true });
+        let (_, dry) = septet.post("/api/v1/replay", order).await;
+        assert_eq!((&dry["selected"], &dry["replayable"]), (&3.into(), &2.into()), "{dry}");
+        assert_eq!(dry["blocked"][0]["id"], id);
+        assert!(dry["blocked"][0]["reason"].as_str().unwrap().contains("body damaged"), "{dry}");
+        assert_eq!(dry["bodies_complete"], true);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_follows_copies_what_comes_until_it_is_asked_to_stop() {
     let (inbound, outbound) = (free_port(), free_port());
     let _receiver = Receiver::listen(outbound).await;

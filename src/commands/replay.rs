@@ -169,6 +169,9 @@ fn show(report: &Value, dry_run: bool) {
             count("duplicates")
         ));
     }
+    if report.get("bodies_complete") == Some(&Value::Bool(false)) {
+        output::note(format_args!("note: not every body was read; some may turn out to be damaged"));
+    }
     let empty = Vec::new();
     let listed = report.get("blocked").and_then(Value::as_array).unwrap_or(&empty);
     for blocked in listed.iter().take(if dry_run { SHOWN } else { 0 }) {

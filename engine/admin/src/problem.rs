@@ -20,6 +20,9 @@ pub struct Problem {
     pub status: u16,
     /// What is wrong and what to do; no patient data.
     pub detail: String,
+    /// A stable word for programs, where the status does not say enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
 }
 
 impl Problem {
@@ -30,6 +33,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").to_owned(),
             status: status.as_u16(),
             detail: detail.into(),
+            code: None,
         }
     }
 
@@ -95,7 +99,17 @@ impl From<ReadError> for Problem {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        Problem::new(status, error.to_string())
+        Problem { code: body_code(&error), ..Problem::new(status, error.to_string()) }
+    }
+}
+
+/// What is wrong with a body, as a word.
+pub(crate) fn body_code(error: &ReadError) -> Option<&'static str> {
+    match error {
+        ReadError::Gone(_) => Some("body_missing"),
+        ReadError::Corrupt { .. } => Some("body_damaged"),
+        ReadError::Io(..) => Some("body_unreadable"),
+        ReadError::Behind { .. } | ReadError::Search(_) => None,
     }
 }
 

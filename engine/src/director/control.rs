@@ -1,7 +1,7 @@
 //! What operators do to single messages: resend, resume, discard. Everything here answers after
 //! durability, and refuses rather than guesses. For many at once see `replay` and `bulk`.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::body::Body;
 use crate::director::core::Core;
@@ -21,10 +21,19 @@ use crate::store::{
 /// Why a message cannot be sent again.
 pub(super) const NO_BODY: &str = "it has no body";
 /// Why a message cannot be sent again.
-pub(super) const PURGED: &str = "its body is no longer in the store";
+const PURGED: &str = "its body is no longer in the store";
 
 pub(super) fn full(unavailable: &Unavailable) -> ControlError {
     ControlError::Unavailable(unavailable.to_string())
+}
+
+/// Why a message cannot be sent again whose body cannot be had.
+pub(super) fn unusable_body(error: &ReadError) -> String {
+    match error {
+        ReadError::Gone(_) => PURGED.to_owned(),
+        ReadError::Corrupt { place, .. } => format!("body damaged at {place}"),
+        error => error.to_string(),
+    }
 }
 
 pub(super) fn refused(conflict: Conflict) -> ControlError {
@@ -43,9 +52,7 @@ impl Engine {
         who: Option<&str>,
     ) -> Result<Purged, PurgeError> {
         let core = self.core();
-        let kept = core.directory().plan.store.audit_retention;
-        let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
-        let audit_before = core.store.clock().now().checked_sub(kept).unwrap_or(Timestamp::MIN);
+        let audit_before = retention::audit_before(&core.store, &core.directory().plan.store);
         let purge = Purge { audit_before, dry_run, within: true, ..Purge::before(before) };
         retention::purge(&core.store, purge, who).await
     }
@@ -114,8 +121,7 @@ impl Engine {
         let Some(id) = header.body_id else { return Err(NO_BODY.to_owned()) };
         match self.core().store.body(id).await {
             Ok(body) => Ok(Placed { id, body }),
-            Err(ReadError::Gone(_)) => Err(PURGED.to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(unusable_body(&error)),
         }
     }
 

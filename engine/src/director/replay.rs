@@ -6,7 +6,7 @@
 //! the count is exact over a crash. A replay does not go on by itself after a restart: it is shown as
 //! interrupted, and an operator decides.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::SharedClock;
-use crate::director::control::{NO_BODY, PURGED, by};
+use crate::director::control::{NO_BODY, by, unusable_body};
 use crate::director::core::lock;
 use crate::director::selection::{Ids, Refusals, Walk};
 use crate::director::{ControlError, Engine, ProductionState};
@@ -24,7 +24,7 @@ use crate::event::{Level, NewEvent};
 use crate::header::{Header, Kind, Status};
 use crate::host::{Keep as _, KeepFamily};
 use crate::id::{BodyId, ItemName, MessageId};
-use crate::store::{MessageFilter, Op};
+use crate::store::{MessageFilter, Op, ReadError};
 use crate::vault::MASK;
 
 mod job;
@@ -37,6 +37,8 @@ const MOST_RUNNING: usize = 4;
 const REMEMBERED: usize = 100;
 /// Sessions looked at for earlier replays of a message before the answer leaves.
 const LOOKUPS: u64 = 20_000;
+/// So many bytes of bodies are read to find those that are damaged.
+const READ: u64 = 4 << 30;
 
 /// What to replay.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +74,8 @@ pub struct ReplayReport {
     pub duplicates: u64,
     /// `false`: so many had to be looked up one by one that `duplicates` is a lower bound.
     pub duplicates_complete: bool,
+    /// `false`: the bodies have so many bytes that not all of them were read; some may turn out to be damaged.
+    pub bodies_complete: bool,
     /// Whether it was started.
     pub started: bool,
     /// Its number, once started.
@@ -225,6 +229,8 @@ struct Preflight {
     blocked: Refusals,
     duplicates: u64,
     lookups: u64,
+    /// Bytes of bodies that have been read.
+    read: u64,
 }
 
 impl Preflight {
@@ -232,9 +238,12 @@ impl Preflight {
     fn look(&mut self, engine: &Engine, page: &[Header], target: Option<&str>) {
         self.selected += page.len() as u64;
         let mut ids = Vec::with_capacity(page.len());
-        let there = engine.store().bodies_there(&page.iter().filter_map(|header| header.body_id).collect());
+        let bodies = page.iter().filter_map(|header| header.body_id).collect();
+        let mut room = READ.saturating_sub(self.read);
+        let unusable = engine.store().unusable_bodies(&bodies, &mut room);
+        self.read = READ - room;
         for header in page {
-            match engine.blocked(header, target, &there) {
+            match engine.blocked(header, target, &unusable) {
                 Err(reason) => self.blocked.older(header.id, reason),
                 Ok(target) => {
                     ids.push(header.id);
@@ -261,7 +270,7 @@ impl Engine {
         {
             return Err(ControlError::UnknownItem(target.clone()));
         }
-        let Preflight { selected, ids, blocked, duplicates, lookups } = self.preflight(order).await?;
+        let Preflight { selected, ids, blocked, duplicates, lookups, read } = self.preflight(order).await?;
         let mut report = ReplayReport {
             selected,
             replayable: ids.len(),
@@ -269,6 +278,7 @@ impl Engine {
             blocked: blocked.listed,
             duplicates,
             duplicates_complete: lookups < LOOKUPS,
+            bodies_complete: read < READ,
             started: false,
             id: None,
         };
@@ -326,13 +336,12 @@ impl Engine {
         &self,
         header: &Header,
         target: Option<&str>,
-        there: &HashSet<BodyId>,
+        unusable: &HashMap<BodyId, ReadError>,
     ) -> Result<ItemName, String> {
         let target = self.taker(header, target)?;
         match header.body_id {
             None => Err(NO_BODY.to_owned()),
-            Some(body) if !there.contains(&body) => Err(PURGED.to_owned()),
-            Some(_) => Ok(target),
+            Some(body) => unusable.get(&body).map_or(Ok(target), |error| Err(unusable_body(error))),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Reading a store: memory first, then the index for what has left memory, then the journal for bodies.
 //! Nothing is ever behind, unless index files are being made again.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,16 +183,38 @@ impl Store {
         self.0.embedded.as_ref().is_some_and(|embedded| embedded.readers.is_dropped(place.segment))
     }
 
-    /// Which of these bodies are in the store, without reading them: one look at the index for all.
-    pub fn bodies_there(&self, ids: &BTreeSet<BodyId>) -> HashSet<BodyId> {
-        let known = |id: &BodyId| self.0.shared.bodies.find(*id).is_some();
-        let unknown: Vec<BodyId> = ids.iter().copied().filter(|id| !known(id)).collect();
+    /// Which of these bodies cannot be given out, and why. They are read in the order of the journal, as far as
+    /// there is `room` for so many bytes; beyond it, only those that are not in the store are found.
+    pub fn unusable_bodies(&self, ids: &BTreeSet<BodyId>, room: &mut u64) -> HashMap<BodyId, ReadError> {
+        let (mut absent, mut unknown) = (Vec::new(), Vec::new());
+        for id in ids.iter().copied() {
+            match self.0.shared.bodies.find(id) {
+                Some(Found::Resident(_)) => {}
+                Some(Found::Absent(known)) => absent.push((id, known)),
+                None => unknown.push(id),
+            }
+        }
         let indexed = self.indexed(|index| index.bodies(&unknown)).unwrap_or_default();
-        let indexed: HashSet<BodyId> = indexed.into_iter().map(|row| row.id).collect();
+        let indexed: HashMap<BodyId, Absent> = indexed
+            .into_iter()
+            .map(|row| (row.id, Absent { place: row.place, kind: Arc::new(row.kind) }))
+            .collect();
         // One that was carried meanwhile is in memory again.
-        let gone = |id: &BodyId| !indexed.contains(id) && !known(id);
-        let gone: HashSet<BodyId> = unknown.into_iter().filter(gone).collect();
-        ids.iter().copied().filter(|id| !gone.contains(id)).collect()
+        let gone = |id: &BodyId| !indexed.contains_key(id) && self.0.shared.bodies.find(*id).is_none();
+        let gone = unknown.into_iter().filter(gone);
+        let mut unusable: HashMap<BodyId, ReadError> = gone.map(|id| (id, ReadError::Gone(id))).collect();
+        absent.extend(indexed);
+        absent.sort_unstable_by_key(|(_, absent)| (absent.place.segment, absent.place.offset));
+        for (id, absent) in absent {
+            *room = room.saturating_sub(u64::from(absent.place.length));
+            if *room == 0 {
+                break;
+            }
+            if let Err(error) = self.absent_body(id, Some(absent)) {
+                unusable.insert(id, error);
+            }
+        }
+        unusable
     }
 
     /// Where the index says that a body is.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::api::{Who, id};
+use crate::problem::body_code;
 use crate::query::{MessageQuery, pairs, pairs_of};
 use crate::view::{BodyView, HeaderView};
 use crate::{Context, Problem};
@@ -36,6 +37,20 @@ pub(crate) struct MessageView {
     #[serde(flatten)]
     header: HeaderView,
     body: Option<BodyView>,
+    /// Why there is no body though the message has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_error: Option<BodyError>,
+}
+
+/// A body that cannot be had.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BodyError {
+    /// `body_damaged` (the journal is damaged there), `body_missing` (purged, or lost with a part that was
+    /// repaired) or `body_unreadable` (the disk refuses).
+    #[schema(value_type = String)]
+    code: &'static str,
+    /// With file and offset.
+    text: String,
 }
 
 /// Messages, newest first.
@@ -93,7 +108,8 @@ pub(crate) async fn header(context: &Context, text: &str) -> Result<Header, Prob
     found.ok_or_else(|| Problem::not_found(format!("there is no message {id}")))
 }
 
-/// One message with its body. Audited.
+/// One message with its body. A body that cannot be read leaves the header readable: `body` is null, and
+/// `body_error` says why. Audited.
 #[utoipa::path(get, path = "/api/v1/messages/{id}", params(("id" = u64, Path)), responses(
     (status = 200, body = MessageView), (status = 404, body = Problem)
 ))]
@@ -104,11 +120,17 @@ pub(crate) async fn show(
 ) -> Result<Json<MessageView>, Problem> {
     let header = header(&context, &id).await?;
     context.audit.viewed(who.name.as_deref(), &header).await;
-    let body = match header.body_id {
-        Some(body) => Some(BodyView::new(&context.parts.engine.store().body(body).await?)),
-        None => None,
-    };
-    Ok(Json(MessageView { header: HeaderView::with_detail(&header), body }))
+    let (mut body, mut body_error) = (None, None);
+    if let Some(id) = header.body_id {
+        match context.parts.engine.store().body(id).await {
+            Ok(found) => body = Some(BodyView::new(&found)),
+            Err(error) => match body_code(&error) {
+                Some(code) => body_error = Some(BodyError { code, text: error.to_string() }),
+                None => return Err(error.into()),
+            },
+        }
+    }
+    Ok(Json(MessageView { header: HeaderView::with_detail(&header), body, body_error }))
 }
 
 /// The exact bytes as they arrived; a record with secrets as JSON with `•••`. Audited.

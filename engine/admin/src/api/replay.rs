@@ -31,6 +31,8 @@ pub(crate) struct ReplayReportView {
     duplicates: u64,
     /// `false`: there may be more duplicates than were counted.
     duplicates_complete: bool,
+    /// `false`: not every body was read; some of the replayable ones may turn out to be damaged.
+    bodies_complete: bool,
     /// Whether it was started.
     started: bool,
     /// Its number, for `GET /api/v1/replays/{id}`; null where nothing was started.
@@ -65,6 +67,7 @@ pub(crate) async fn start(
         blocked_count: report.blocked_count,
         duplicates: report.duplicates,
         duplicates_complete: report.duplicates_complete,
+        bodies_complete: report.bodies_complete,
         started: report.started,
         id: report.id,
     }))

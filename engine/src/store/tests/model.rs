@@ -375,7 +375,7 @@ impl World {
         );
         assert_eq!(found.processed.is_some(), found.status.is_final());
         let body = expected.body_id.unwrap();
-        assert!(self.store.bodies_there(&[body].into()).contains(&body));
+        assert!(self.store.unusable_bodies(&[body].into(), &mut u64::MAX.clone()).is_empty());
         assert_eq!(self.store.body(body).await.unwrap().bytes(), &self.model.bodies[&body.0]);
         let nothing = BodyId(expected.id.0);
         assert_eq!(self.store.body(nothing).await.unwrap_err(), ReadError::Gone(nothing));
