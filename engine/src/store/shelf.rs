@@ -104,7 +104,9 @@ impl Shelf {
 
     /// The last chunk that begins at this key or below.
     fn chunk_of(&self, key: &str) -> Option<usize> {
-        let after = |chunk: &Arc<Chunk>| !chunk.entries.is_empty() && chunk.key(0) <= key;
+        let after = |chunk: &Arc<Chunk>| {
+            chunk.entries.first().is_some_and(|first| chunk.key_of(first) <= key.as_bytes())
+        };
         self.chunks.partition_point(after).checked_sub(1)
     }
 
@@ -123,18 +125,17 @@ impl Shelf {
 impl Chunk {
     /// The place of a key, or where it would be.
     fn find(&self, key: &str) -> Result<usize, usize> {
-        let place = self.entries.partition_point(|entry| self.key_of(entry) < key);
-        let found = self.entries.get(place).is_some_and(|entry| self.key_of(entry) == key);
-        if found { Ok(place) } else { Err(place) }
+        self.entries.binary_search_by(|entry| self.key_of(entry).cmp(key.as_bytes()))
     }
 
-    fn key_of(&self, entry: &Entry) -> &str {
+    fn key_of(&self, entry: &Entry) -> &[u8] {
         let bytes = self.bytes.get(entry.start as usize..).and_then(|bytes| bytes.get(..entry.key as usize));
-        std::str::from_utf8(bytes.unwrap_or_default()).unwrap_or_default()
+        bytes.unwrap_or_default()
     }
 
     fn key(&self, at: usize) -> &str {
-        self.entries.get(at).map(|entry| self.key_of(entry)).unwrap_or_default()
+        let key = self.entries.get(at).map(|entry| self.key_of(entry)).unwrap_or_default();
+        std::str::from_utf8(key).unwrap_or_default()
     }
 
     /// Where the next one begins.
