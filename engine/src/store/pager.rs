@@ -137,3 +137,65 @@ fn run(shared: &Shared, readers: &Readers, calls: &Receiver<()>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ItemName;
+    use crate::store::Store;
+    use crate::store::api::Lanes;
+    use crate::store::change::Commit;
+    use crate::store::state::{Page, Touched};
+    use crate::store::tests::support::{header, manual_clock};
+
+    /// A state in which these messages wait beyond the window, in memory and in the journal.
+    fn waiting(headers: &[Header]) -> State {
+        let (mut state, mut touched) = (State::new(0), Touched::new());
+        for (sequence, header) in (1..).zip(headers) {
+            let changes = vec![Change::Header(Box::new(header.clone()))];
+            state.apply(&Commit { sequence, at: header.created, changes }, &mut touched);
+        }
+        state.placed(2, Spot::new(1, 64), &Bodies::new(0));
+        state
+    }
+
+    fn next_page(state: &mut State) -> Page {
+        let number = state.item_number(&ItemName::new("out"));
+        state.low.insert(number);
+        state.next_page(1).unwrap()
+    }
+
+    #[test]
+    fn what_leaves_memory_while_its_page_is_read_comes_with_the_next_and_is_not_lost() {
+        let store = Store::memory(manual_clock());
+        let new = |position| Header { position, ..header(&store, "lis", "out", store.clock().now()) };
+        let headers: Vec<Header> = (1..=2).map(new).collect();
+        let mut state = waiting(&headers);
+        let page = next_page(&mut state);
+        assert_eq!((page.references.len(), page.absent.len()), (1, 0), "nothing has to be read");
+        // Now the index gets both, and they leave memory.
+        state.indexed(2, false, 10);
+        assert!(state.rows.is_empty());
+        assert!(state.fill(&page).0.is_empty(), "it is not lost");
+        assert_eq!(state.beyond(), 2);
+
+        let page = next_page(&mut state);
+        assert_eq!(page.absent, page.references);
+        state.page_in(&page.absent[0], &headers[0], 1, &Bodies::new(0));
+        assert!(state.fill(&page).0.is_empty());
+        let taken = state.take(&ItemName::new("out"), Lanes::Requests, 8, store.clock().now());
+        assert_eq!(taken.iter().map(|delivery| delivery.header.id).collect::<Vec<_>>(), [headers[0].id]);
+        assert_eq!(state.beyond(), 1);
+    }
+
+    #[test]
+    fn what_was_not_in_memory_and_cannot_be_read_is_lost() {
+        let store = Store::memory(manual_clock());
+        let header = Header { position: 1, ..header(&store, "lis", "out", store.clock().now()) };
+        let mut state = waiting(std::slice::from_ref(&header));
+        state.indexed(2, false, 10);
+        let page = next_page(&mut state);
+        assert_eq!(state.fill(&page).0, [header.id.0]);
+        assert_eq!(state.beyond(), 0);
+    }
+}

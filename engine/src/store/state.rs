@@ -22,6 +22,8 @@ use tokio::sync::Notify;
 
 use self::expired::Expired;
 use self::item::Item;
+#[cfg(test)]
+pub(super) use self::paging::Page;
 pub(super) use self::paging::Step;
 pub(super) use self::snapshot::{ItemSnapshot, Snapshot, respine};
 use super::change::{Change, Commit};

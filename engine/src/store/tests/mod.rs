@@ -17,5 +17,5 @@ mod purge_cut;
 mod reads;
 mod reopen;
 pub(in crate::store) mod sim;
-mod support;
+pub(in crate::store) mod support;
 mod text;
