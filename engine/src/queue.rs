@@ -20,7 +20,7 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -90,7 +90,7 @@ pub struct Queue {
     ready: BTreeSet<u64>,
     /// With `order_by`: eligible retries by their time.
     timed: BTreeSet<(Timestamp, u64)>,
-    keys: HashMap<u64, Holders>,
+    keys: IdMap<u64, Holders>,
     /// With `order_by`: unfinished entries without keys.
     barriers: BTreeSet<u64>,
     /// Suspended or stalled entries that hold everything behind them.

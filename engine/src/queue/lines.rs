@@ -2,7 +2,7 @@
 //! [`Queue`] says what happens to an entry; here every index follows, and whoever becomes first in its lines
 //! becomes eligible. Nothing here decides when something runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{Queue, Slot, State};
 use crate::config::settings::OnSuspend;
@@ -11,16 +11,48 @@ use crate::config::settings::OnSuspend;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holders {
     /// Everything that must come in order.
-    line: BTreeSet<u64>,
+    line: Line,
     /// How many of them are in flight: one, or two after a stall ended.
     running: u32,
     /// Suspended or stalled entries that let others pass.
     pub(super) passed: BTreeSet<u64>,
 }
 
+/// Positions in order. Most lines have one; most that come, come last, and most that go are first.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    first: Option<u64>,
+    rest: VecDeque<u64>,
+}
+
+impl Line {
+    fn insert(&mut self, position: u64) {
+        let behind = match self.first {
+            None => return self.first = Some(position),
+            Some(first) if first == position => return,
+            Some(first) if first > position => {
+                self.first = Some(position);
+                return self.rest.push_front(first);
+            }
+            Some(_) => self.rest.partition_point(|other| *other < position),
+        };
+        if self.rest.get(behind) != Some(&position) {
+            self.rest.insert(behind, position);
+        }
+    }
+
+    fn remove(&mut self, position: u64) {
+        if self.first == Some(position) {
+            self.first = self.rest.pop_front();
+        } else if let Ok(place) = self.rest.binary_search(&position) {
+            self.rest.remove(place);
+        }
+    }
+}
+
 impl Holders {
     fn is_empty(&self) -> bool {
-        self.line.is_empty() && self.passed.is_empty() && self.running == 0
+        self.line.first.is_none() && self.passed.is_empty() && self.running == 0
     }
 }
 
@@ -90,7 +122,7 @@ impl Queue {
         }
         for key in keys {
             let line = &mut self.keys.entry(*key).or_default().line;
-            let before = line.first().copied();
+            let before = line.first;
             line.insert(position);
             if let Some(before) = before.filter(|before| *before > position) {
                 self.recheck(before);
@@ -106,7 +138,7 @@ impl Queue {
         }
         for key in keys {
             if let Some(holders) = self.keys.get_mut(key) {
-                holders.line.remove(&position);
+                holders.line.remove(position);
                 holders.running -= u32::from(was_running);
             }
             self.tidy(*key);
@@ -149,7 +181,7 @@ impl Queue {
         for key in keys {
             if let Some(holders) = self.keys.get_mut(key) {
                 holders.passed.remove(&position);
-                holders.line.remove(&position);
+                holders.line.remove(position);
             }
             self.tidy(*key);
         }
@@ -165,7 +197,7 @@ impl Queue {
     }
 
     fn recheck_first(&mut self, key: u64) {
-        if let Some(first) = self.keys.get(&key).and_then(|holders| holders.line.first().copied()) {
+        if let Some(first) = self.keys.get(&key).and_then(|holders| holders.line.first) {
             self.recheck(first);
         }
     }
@@ -178,7 +210,7 @@ impl Queue {
         let free = |key: &u64| {
             self.keys
                 .get(key)
-                .is_some_and(|holders| holders.running == 0 && holders.line.first() == Some(&position))
+                .is_some_and(|holders| holders.running == 0 && holders.line.first == Some(position))
         };
         let eligible = slot.keys.iter().all(free);
         match (eligible, slot.not_before) {

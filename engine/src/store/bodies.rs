@@ -57,6 +57,10 @@ struct Row {
     used: bool,
 }
 
+/// Bodies that have left.
+#[derive(Debug)]
+pub(super) struct Forgotten(Vec<Row>);
+
 /// All bodies of a store.
 #[derive(Debug)]
 pub(super) struct Bodies(Mutex<Table>);
@@ -133,19 +137,24 @@ impl Bodies {
         found
     }
 
-    /// Nobody in memory needs these bodies any more; the index knows where they are.
-    pub(super) fn forget(&self, ids: &[u64]) {
+    /// Nobody in memory needs these bodies any more; the index knows where they are. To be dropped when no lock
+    /// is held.
+    pub(super) fn forget(&self, ids: &[u64]) -> Forgotten {
+        let mut forgotten = Forgotten(Vec::with_capacity(ids.len()));
         let mut table = self.table();
         for id in ids {
-            if let Some(body) = table.rows.remove(id).and_then(|row| row.place.and(row.resident)) {
-                table.cached = table.cached.saturating_sub(cost(&body));
+            let Some(row) = table.rows.remove(id) else { continue };
+            if let (Some(_), Some(body)) = (row.place, &row.resident) {
+                table.cached = table.cached.saturating_sub(cost(body));
             }
+            forgotten.0.push(row);
         }
         // What is no longer known leaves the line of turns when its turn comes, or here when it got long.
         if table.turns.len() > table.rows.len().saturating_mul(2) + 1024 {
             let Table { turns, rows, .. } = &mut *table;
             turns.retain(|id| rows.contains_key(id));
         }
+        forgotten
     }
 
     /// These bodies are on stable storage: from now on they may leave memory.

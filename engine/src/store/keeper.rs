@@ -44,7 +44,7 @@ const MOST: usize = 6 * PART;
 /// When rows that could not be written are tried again.
 const AGAIN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
 /// How many rows are copied or dropped under one lock.
-const STEP: usize = 1024;
+const STEP: usize = 256;
 /// A checkpoint is due when the journal has grown by this multiple of the last one.
 const GROWTH: u64 = 4;
 

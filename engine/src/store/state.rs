@@ -23,8 +23,7 @@ use tokio::sync::Notify;
 use self::expired::Expired;
 use self::item::Item;
 #[cfg(test)]
-pub(super) use self::paging::Page;
-pub(super) use self::paging::Step;
+pub(super) use self::paging::{Page, Stored};
 pub(super) use self::snapshot::{ItemSnapshot, Snapshot, respine};
 use super::change::{Change, Commit};
 use super::fresh::Fresh;
@@ -61,6 +60,8 @@ pub(super) struct State {
     pub(super) fresh: Fresh,
     /// The keeper has been told that much has gathered.
     pub(super) called: bool,
+    /// Bodies that were written again and whose new place the index does not have yet; how often.
+    rewritten: IdMap<u64, u32>,
     /// How many headers in memory have each body.
     body_users: IdMap<u64, u32>,
     /// Born beyond a window and not yet known to be in the journal: transaction, item, position, body.
@@ -101,6 +102,9 @@ impl State {
         for change in &commit.changes {
             match change {
                 Change::Body(id, _) => {
+                    if id.0 <= self.highest_id {
+                        *self.rewritten.entry(id.0).or_default() += 1;
+                    }
                     self.saw(id.0);
                     self.fresh.bodies.push(commit.sequence, id.0);
                 }

@@ -12,7 +12,7 @@ use crate::event::Event;
 use crate::header::{Header, Status};
 use crate::id::MessageId;
 use crate::store::bodies::Bodies;
-use crate::store::row::Row;
+use crate::store::row::{Names, Row};
 use crate::store::spine::{Reference, Spot};
 
 /// The next messages that a queue wants to have in its window.
@@ -52,8 +52,36 @@ impl<T> Step<T> {
     }
 }
 
+/// A header as the state has it: copied for next to nothing while the lock is held, read when it is not.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct Stored {
+    pub(in crate::store) id: MessageId,
+    row: Arc<Row>,
+}
+
+impl Stored {
+    /// The header; `names` must have been taken after it.
+    pub(in crate::store) fn header(&self, names: &Names) -> Header {
+        self.row.header(self.id, names)
+    }
+}
+
+/// What has left memory for the index. Dropped when the lock is not held: that takes its time.
+#[derive(Debug, Default)]
+pub(in crate::store) struct Left {
+    rows: Vec<Arc<Row>>,
+    events: Vec<Arc<Event>>,
+    /// Bodies that nobody in memory needs any more.
+    pub(in crate::store) bodies: Vec<u64>,
+}
+
 impl State {
     // --- out ---
+
+    /// The names of all items.
+    pub(in crate::store) fn item_names(&self) -> Names {
+        self.names.items()
+    }
 
     /// The frame is on stable storage, and with it everything up to a transaction.
     pub(in crate::store) fn placed(&mut self, last: u64, frame: Option<Spot>, bodies: &Bodies) {
@@ -73,9 +101,9 @@ impl State {
     }
 
     /// Final headers that the index should get: of transactions up to `last`, passing over `from`.
-    pub(in crate::store) fn settled(&self, last: u64, from: usize, most: usize) -> Step<Header> {
+    pub(in crate::store) fn settled(&self, last: u64, from: usize, most: usize) -> Step<Stored> {
         // One that is being carried on comes again, with a later transaction; which a crash may yet take back.
-        Step::of(self.fresh.settled.peek(last, from, most), most, |id| self.header_at(id, last))
+        Step::of(self.fresh.settled.peek(last, from, most), most, |id| self.stored_at(id, last))
     }
 
     /// Headers that were born unfinished and were so after transaction `last`: all, or those that may leave
@@ -86,27 +114,26 @@ impl State {
         all: bool,
         from: usize,
         most: usize,
-    ) -> Step<Header> {
+    ) -> Step<Stored> {
         let line = if all { &self.fresh.born } else { &self.fresh.spilled };
         Step::of(line.peek(last, from, most), most, |id| {
             let row = self.rows.get(&id).or_else(|| self.expired.row(id, last));
             let unfinished = row.is_some_and(|row| !row.status.is_final() || row.sequence > last);
-            (unfinished && (all || self.can_page_out(id))).then(|| self.header_at(id, last))?
+            (unfinished && (all || self.can_page_out(id))).then(|| self.stored_at(id, last))?
         })
     }
 
     /// Events that the index should get.
-    pub(in crate::store) fn fresh_events(&self, last: u64, from: usize, most: usize) -> Step<Event> {
+    pub(in crate::store) fn fresh_events(&self, last: u64, from: usize, most: usize) -> Step<Arc<Event>> {
         Step::of(self.fresh.events.peek(last, from, most), most, |id| {
-            let event = self.events.get(&id).or_else(|| self.expired.event(id, last));
-            event.map(|event| Event::clone(event))
+            self.events.get(&id).or_else(|| self.expired.event(id, last)).cloned()
         })
     }
 
     /// A header in memory, or one that left it after transaction `last` because its session expired.
-    fn header_at(&self, id: u64, last: u64) -> Option<Header> {
+    fn stored_at(&self, id: u64, last: u64) -> Option<Stored> {
         let row = self.rows.get(&id).or_else(|| self.expired.row(id, last))?;
-        Some(row.header(MessageId(id), &self.names))
+        Some(Stored { id: MessageId(id), row: row.clone() })
     }
 
     /// Bodies whose places the index should get.
@@ -115,9 +142,9 @@ impl State {
     }
 
     /// The index has what the transactions up to `last` made: it leaves memory, at most `most` of each at a
-    /// time. Gives the bodies that nobody in memory needs any more, and whether there is more to do.
-    pub(in crate::store) fn indexed(&mut self, last: u64, sealed: bool, most: usize) -> (Vec<u64>, bool) {
-        let mut released = std::mem::take(&mut self.expired_bodies);
+    /// time. Gives what has left, and whether there is more to do.
+    pub(in crate::store) fn indexed(&mut self, last: u64, sealed: bool, most: usize) -> (Left, bool) {
+        let mut left = Left { bodies: std::mem::take(&mut self.expired_bodies), ..Left::default() };
         let settled = self.fresh.settled.take(last, most);
         let spilled = self.fresh.spilled.take(last, most);
         let events = self.fresh.events.take(last, most);
@@ -125,32 +152,36 @@ impl State {
         let born = if sealed { self.fresh.born.take(last, most).len() } else { 0 };
         for id in &settled {
             if self.rows.get(id).is_some_and(|row| row.status.is_final() && row.sequence <= last) {
-                self.drop_row(*id, &mut released);
+                left.rows.extend(self.drop_row(*id, &mut left.bodies));
             }
         }
         for id in &spilled {
             if self.can_page_out(*id) {
-                self.drop_row(*id, &mut released);
+                left.rows.extend(self.drop_row(*id, &mut left.bodies));
             }
         }
         for id in &events {
-            if let Some(session) = self.events.remove(id).and_then(|event| event.session) {
+            let Some(event) = self.events.remove(id) else { continue };
+            if let Some(session) = event.session {
                 self.session_events.remove(&(session.0, *id));
             }
+            left.events.push(event);
         }
         for id in &bodies {
+            if let Some(times) = self.rewritten.get_mut(id) {
+                *times -= 1;
+                if *times == 0 {
+                    self.rewritten.remove(id);
+                }
+            }
             if !self.body_users.contains_key(id) {
-                released.push(*id);
+                left.bodies.push(*id);
             }
         }
         // A body that is being carried is needed until the index has its new place, whoever had it before.
-        if let Some(highest) = released.iter().max().copied() {
-            let pending = self.fresh.bodies.all().map(|(_, id)| id).filter(|id| *id <= highest);
-            let pending: std::collections::HashSet<u64> = pending.collect();
-            released.retain(|id| !pending.contains(id));
-        }
+        left.bodies.retain(|id| !self.rewritten.contains_key(id));
         let more = [settled.len(), spilled.len(), events.len(), bodies.len(), born];
-        (released, more.contains(&most))
+        (left, more.contains(&most))
     }
 
     /// As it was born, beyond its queue's window, with its place in the journal known.
@@ -188,15 +219,17 @@ impl State {
         self.expired_bodies.append(&mut released);
     }
 
-    fn drop_row(&mut self, id: u64, released: &mut Vec<u64>) {
-        let Some(row) = self.rows.remove(&id) else { return };
+    fn drop_row(&mut self, id: u64, released: &mut Vec<u64>) -> Option<Arc<Row>> {
+        let row = self.rows.remove(&id)?;
         self.by_session.remove(&(row.session, id));
-        let Some(users) = self.body_users.get_mut(&row.body_id) else { return };
-        *users -= 1;
-        if *users == 0 {
-            self.body_users.remove(&row.body_id);
-            released.push(row.body_id);
+        if let Some(users) = self.body_users.get_mut(&row.body_id) {
+            *users -= 1;
+            if *users == 0 {
+                self.body_users.remove(&row.body_id);
+                released.push(row.body_id);
+            }
         }
+        Some(row)
     }
 
     // --- in ---

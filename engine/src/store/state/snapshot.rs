@@ -142,6 +142,10 @@ impl State {
             state.put_event(event);
         }
         state.fresh = snapshot.fresh;
+        // Which of them were written again is not known.
+        for (_, id) in state.fresh.bodies.all() {
+            *state.rewritten.entry(id).or_default() += 1;
+        }
         let low = state.items.iter().enumerate().filter(|(_, item)| item.is_low(window));
         state.low = low.filter_map(|(number, _)| u32::try_from(number).ok()).collect();
         state

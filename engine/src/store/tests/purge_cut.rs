@@ -39,9 +39,9 @@ async fn what_expires_is_indexed_until_that_is_durable() {
         let changes = vec![Change::Expired(1, vec![session.0])];
         state.apply(&Commit { sequence: last + 1, at: now, changes }, &mut Vec::new());
         assert_eq!(state.header(id), None);
-        let ids = |rows: Vec<crate::header::Header>| rows.iter().map(|row| row.id).collect::<Vec<_>>();
+        let ids = |rows: Vec<crate::store::state::Stored>| rows.iter().map(|row| row.id).collect::<Vec<_>>();
         assert_eq!(ids(state.settled(last, 0, 10).rows), [id]);
-        let events = |rows: Vec<crate::event::Event>| {
+        let events = |rows: Vec<Arc<crate::event::Event>>| {
             rows.into_iter().filter(|event| event.session == Some(session)).count()
         };
         assert_eq!(events(state.fresh_events(last, 0, 10).rows), 1);
