@@ -101,6 +101,18 @@ pub enum OpenError {
         /// What it said.
         text: String,
     },
+    /// A segment cannot be read that must be folded: what waits would be lost without it.
+    #[error(
+        "{path} cannot be read ({text}), and nothing else says which messages in it wait; make it readable or put it \
+         back from a copy; without it: septet store repair",
+        path = .path.display()
+    )]
+    Needed {
+        /// The segment.
+        path: PathBuf,
+        /// Why not.
+        text: String,
+    },
     /// There is a journal, but no key.
     #[error(
         "{path} is missing, and the store has been written with it; put it back, or set store.key",
@@ -146,6 +158,10 @@ pub enum OpenError {
 impl OpenError {
     pub(super) fn io(path: &Path, error: impl std::fmt::Display) -> Self {
         OpenError::Io { path: path.to_owned(), text: error.to_string() }
+    }
+
+    pub(super) fn needed(path: &Path, error: impl std::fmt::Display) -> Self {
+        OpenError::Needed { path: path.to_owned(), text: error.to_string() }
     }
 }
 
@@ -276,8 +292,17 @@ pub(super) fn open(options: Options, clock: SharedClock, files: Arc<dyn Files>) 
         );
         store.log(NewEvent::new(Level::Error, "store.corrupt", text));
     }
-    for Damage { file, offset, length } in damage {
+    for Damage { file, offset, length, why } in damage {
         let place = format!("{}:{offset}", file.display());
+        if let Some(why) = why {
+            tracing::error!(name: "store.corrupt", place, why, "store.corrupt: a segment cannot be read");
+            let text = format!(
+                "{place}: the segment cannot be read ({why}); messages that have their bodies in it cannot be shown or \
+                 sent, everything else is there; `septet store repair`, while stopped, sets aside what cannot be read"
+            );
+            store.log(NewEvent::new(Level::Error, "store.corrupt", text));
+            continue;
+        }
         tracing::error!(name: "store.corrupt", place, length, "store.corrupt: part of the journal cannot be read");
         let text =
             format!("{length} bytes of the journal cannot be read at {place}; everything else is there");

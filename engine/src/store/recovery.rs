@@ -9,10 +9,17 @@
 //! *torn tail*: nobody was ever told that it is durable. It is cut there, and the bytes are kept beside the
 //! segment as `NUMBER-OFFSET.torn`. Zeros after the last frame are preallocated room and a clean end.
 //!
+//! **A segment that cannot be read.** Damaged bytes do not come back: the start goes on without them. A whole file
+//! may: it is missing, the disk refuses, or nothing in it is a frame. Where it would have to be folded, starting
+//! without it would lose what waits for good (the next checkpoint would say that it never was), so the start is
+//! refused with what to do. Where a checkpoint has what it did, the start goes on and says so (`survey`).
+//!
 //! **After an unclean stop the page cache is not trusted**: if a sync had failed, what we read may never
 //! have reached the disk, and a later sync would not notice. So the whole frames of the last segment are
 //! made durable again with an end frame behind them, with the same number and offsets (see `heal`). Only then
 //! does anything listen or deliver. The journal goes on in the next segment.
+
+mod survey;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,6 +65,8 @@ pub(super) struct Damage {
     pub(super) file: PathBuf,
     pub(super) offset: usize,
     pub(super) length: usize,
+    /// What is the matter with a whole segment that a checkpoint covers.
+    pub(super) why: Option<String>,
 }
 
 /// How reading one segment ended.
@@ -152,9 +161,15 @@ pub(super) fn recover(
     let Some(last) = numbers.last().copied() else { return Ok(recovery.out) };
     let first = checkpoint.map_or(0, |checkpoint| checkpoint.segment);
     let mut expected = checkpoint.map(|checkpoint| checkpoint.segment);
+    let covered = numbers.iter().take_while(|number| **number < first).count();
+    let surveyed = survey::survey(files, folder, numbers.get(..covered).unwrap_or_default());
+    survey::needs_none_of(shared, &surveyed)?;
     for number in numbers.iter().copied().filter(|number| *number >= first) {
         if expected.is_some_and(|expected| expected != number) {
             let missing = expected.unwrap_or_default();
+            if numbers.first().is_some_and(|first| *first < missing) {
+                return Err(OpenError::needed(&segment::path(folder, missing), "it is missing"));
+            }
             recovery.damaged(missing, 0, 0);
         }
         expected = Some(number + 1);
@@ -163,12 +178,21 @@ pub(super) fn recover(
     }
     if first > last {
         // A clean stop: the checkpoint has everything, and where the next segment begins is in the last one.
-        recovery.ending(last, identity)?;
+        match recovery.ending(last, identity) {
+            Err(OpenError::Needed { path, text }) => {
+                recovery.batch = survey::batch_behind(files, folder, numbers);
+                if surveyed.iter().all(|damage| damage.file != path) {
+                    recovery.out.damage.push(Damage { file: path, offset: 0, length: 0, why: Some(text) });
+                }
+            }
+            ended => ended?,
+        }
     }
     let Recovery { mut out, batch, reserved, sequence, shared, .. } = recovery;
     // Records that were lost to damage may have used any id of their reservation, and reserved more.
     let lost = if out.damage.is_empty() { 0 } else { LOST_IDS };
     out.next_id = reserved.max(shared.state().highest_id + 1) + lost;
+    out.damage.extend(surveyed);
     out.next = Some(Next { segment: last + 1, batch, sequence });
     Ok(out)
 }
@@ -222,11 +246,11 @@ impl Recovery<'_> {
     /// Reads how a segment ended without folding it.
     fn ending(&mut self, number: u64, identity: Identity) -> Result<(), OpenError> {
         let path = segment::path(self.folder, number);
-        let mut content = Window::open(self.files, &path).map_err(|error| OpenError::io(&path, error))?;
+        let mut content = Window::open(self.files, &path).map_err(|error| OpenError::needed(&path, error))?;
         let known = std::mem::replace(&mut self.known, u64::MAX);
-        let tail = self.frames(number, &mut content, true, identity.salt)?;
+        let tail = self.frames(number, &mut content, true, identity.salt);
         self.known = known;
-        self.end(number, &mut content, &tail, identity)
+        self.end(number, &mut content, &tail?, identity)
     }
 
     /// Makes sure that the end of the last segment is on stable storage.
@@ -248,6 +272,13 @@ impl Recovery<'_> {
 
     fn segment(&mut self, number: u64, last: bool, identity: Identity) -> Result<(), OpenError> {
         let (mut content, tail) = self.read(number, last, identity)?;
+        if !last && !self.index_only && tail.end == HEADER {
+            let path = segment::path(self.folder, number);
+            let header = content.between(0, HEADER).map_err(|error| OpenError::needed(&path, error))?;
+            if SegmentHeader::decode(header).is_none_or(|header| header.number != number) {
+                return Err(OpenError::needed(&path, "nothing in it is what was written"));
+            }
+        }
         if last {
             self.end(number, &mut content, &tail, identity)?;
         }
@@ -259,7 +290,7 @@ impl Recovery<'_> {
     /// Reads a segment and folds its frames.
     fn read(&mut self, number: u64, last: bool, identity: Identity) -> Result<(Window, Tail), OpenError> {
         let path = segment::path(self.folder, number);
-        let failed = |error| OpenError::io(&path, error);
+        let failed = |error| OpenError::needed(&path, error);
         let mut content = Window::open(self.files, &path).map_err(failed)?;
         match SegmentHeader::decode(content.between(0, HEADER).map_err(failed)?) {
             Some(header) if header.number == number => {
@@ -284,7 +315,7 @@ impl Recovery<'_> {
         salt: u32,
     ) -> Result<Tail, OpenError> {
         let path = segment::path(self.folder, number);
-        let failed = |error| OpenError::io(&path, error);
+        let failed = |error| OpenError::needed(&path, error);
         let length = content.length();
         let mut tail = Tail { end: HEADER, ..Tail::default() };
         loop {
@@ -429,7 +460,7 @@ impl Recovery<'_> {
 
     fn damaged(&mut self, number: u64, offset: usize, length: usize) {
         let file = segment::path(self.folder, number);
-        self.out.damage.push(Damage { file, offset, length });
+        self.out.damage.push(Damage { file, offset, length, why: None });
     }
 
     fn newer(&self, number: u64, offset: usize) -> OpenError {

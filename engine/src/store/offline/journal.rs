@@ -1,7 +1,7 @@
 //! The check of the journal: every segment in order, one in memory at a time.
 
 use super::ids::Ids;
-use super::scan::{Scan, scan};
+use super::scan::{self, Scan, scan};
 use super::{Finding, Folder, KeyState, OfflineError, Report, salt};
 use crate::files;
 use crate::header::Kind;
@@ -65,9 +65,11 @@ pub(super) fn look(
     let last = folder.numbers.last().copied();
     for number in folder.numbers.iter().copied() {
         let path = segment::path(&folder.journal, number);
-        let content = files::read(folder.files, &path).map_err(|error| OpenError::io(&path, error))?;
+        let (content, whole) =
+            scan::content(folder.files, &path).map_err(|error| OpenError::io(&path, error))?;
         records.begin(number, SegmentHeader::decode(&content).filter(|header| header.salt == identity.salt));
-        let scan = scan(&content, number, identity.salt, &mut |frame| records.look(&content, frame));
+        let mut scan = scan(&content, number, identity.salt, &mut |frame| records.look(&content, frame));
+        scan.unreadable = !whole;
         if let Some(text) = records.wrong_key.take() {
             report.key = KeyState::Wrong(text);
             records.vault = None;
@@ -112,7 +114,7 @@ fn header(folder: &Folder<'_>, number: u64) -> Option<SegmentHeader> {
 fn derived_identity(folder: &Folder<'_>, vault: Option<&Vault>) -> Result<Option<Identity>, OfflineError> {
     for number in folder.numbers.iter().rev().copied() {
         let path = segment::path(&folder.journal, number);
-        let content = files::read(folder.files, &path).map_err(|error| OpenError::io(&path, error))?;
+        let (content, _) = scan::content(folder.files, &path).map_err(|error| OpenError::io(&path, error))?;
         if let Some(salt) = salt::of_segment(&content, number) {
             let key_id = vault.map(Vault::key_id).unwrap_or_default();
             return Ok(Some(Identity { epoch: 0, salt, key_id }));
@@ -140,6 +142,10 @@ fn describe(
     let purged = before.is_none() && folder.checkpoint.is_some_and(|checkpoint| checkpoint >= number);
     for missing in before.map_or(1, |before| before.number + 1)..if purged { 0 } else { number } {
         problem("missing", missing, None, None, "the file is missing".into());
+    }
+    if scan.unreadable {
+        let text = "the disk cannot give all of it: what it cannot give counts as lost";
+        problem("unreadable", number, None, None, text.into());
     }
     match scan.header {
         None => problem("header", number, Some(0), Some(HEADER), "its header cannot be read".into()),

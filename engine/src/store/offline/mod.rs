@@ -74,7 +74,7 @@ pub enum OfflineError {
 /// Something worth knowing, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// A word for programs: `header`, `frame`, `tail`, `missing`, `foreign`, `sequence`, `body`, `reference`, `newer`, `derived`, `torn`, `quarantined`, `lost`.
+    /// A word for programs: `header`, `frame`, `tail`, `missing`, `unreadable`, `foreign`, `sequence`, `body`, `reference`, `newer`, `derived`, `torn`, `quarantined`, `lost`.
     pub kind: &'static str,
     /// The file.
     pub file: PathBuf,

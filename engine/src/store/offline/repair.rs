@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::scan::Scan;
+use super::scan::{self, Scan};
 use super::{Folder, KeyState, Keys, OfflineError, Report, check_with, look};
 use crate::clock::SharedClock;
 use crate::event::{Level, NewEvent};
@@ -59,6 +59,8 @@ struct Step {
     /// The new file ends here, before `tail`.
     end: Option<usize>,
     tail: Vec<u8>,
+    /// The disk cannot give all of the old file: it is set aside as it is.
+    whole_aside: bool,
     /// For people.
     texts: Vec<(usize, usize, String)>,
 }
@@ -211,6 +213,7 @@ impl Plan {
     /// A segment of which something can be read.
     fn mend(&mut self, scan: &Scan, next: Option<Anchor>, between: u64, last: bool) -> Option<Step> {
         let mut step = Step::new(scan.number);
+        step.replaces(scan);
         let Identity { epoch, salt, key_id } = self.identity;
         if scan.header.is_none_or(|header| header.epoch != epoch) {
             let key_id = scan.header.map_or(key_id, |header| header.key_id);
@@ -308,6 +311,9 @@ impl Plan {
         self.batch += 1;
         content.extend(end_frame(number, self.batch, self.sequence, content.len(), salt).unwrap_or_default());
         let length = scan.map_or(0, |scan| scan.length);
+        if let Some(scan) = scan {
+            step.replaces(scan);
+        }
         let text = match scan {
             None => "the file is missing: one that marks its content as lost is put in its place",
             Some(_) => "nothing of it can be read: it is set aside, and its content is marked as lost",
@@ -346,6 +352,7 @@ impl Step {
             patches: Vec::new(),
             end: None,
             tail: Vec::new(),
+            whole_aside: false,
             texts: Vec::new(),
         }
     }
@@ -356,15 +363,24 @@ impl Step {
         self.texts.push((offset, length, text));
     }
 
+    /// A file that the disk cannot give all of gets another in its place, with what it can.
+    fn replaces(&mut self, scan: &Scan) {
+        self.whole_aside = scan.unreadable;
+        if scan.unreadable {
+            let text = "the disk cannot give all of it: a file with what it can takes its place";
+            self.texts.push((0, scan.length, text.to_owned()));
+        }
+    }
+
     fn some(self) -> Option<Step> {
         (!self.texts.is_empty()).then_some(self)
     }
 
     fn run(&self, folder: &Folder<'_>) -> io::Result<()> {
         let path = segment::path(&folder.journal, self.number);
-        let mut content = match files::read(folder.files, &path) {
+        let mut content = match scan::content(folder.files, &path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            content => content?,
+            content => content?.0,
         };
         for (offset, length) in &self.aside {
             let bytes = content.get(*offset..content.len().min(offset + length)).unwrap_or_default();
@@ -386,6 +402,9 @@ impl Step {
         let file = folder.files.create(&aside)?;
         files::write_all(&*file, &mut [IoSlice::new(&content)], 0)?;
         file.sync()?;
+        if self.whole_aside {
+            set_file_aside(folder, &path)?;
+        }
         folder.files.rename(&aside, &path)?;
         folder.files.sync_dir(&folder.journal)
     }

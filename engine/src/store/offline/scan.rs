@@ -1,5 +1,9 @@
 //! One segment as it lies on the disk: its whole frames in order, and the gaps between them. Needs no key.
 
+use std::io;
+use std::path::Path;
+
+use crate::files::{self, Files};
 use crate::store::codec::Fields;
 use crate::store::segment::{self, Frame, FrameHeader, FrameKind, HEADER, NoFrame, SegmentHeader};
 
@@ -27,6 +31,8 @@ pub(super) struct Scan {
     pub(super) senseless: Option<String>,
     /// A whole frame of a version that this code does not know.
     pub(super) newer: Option<usize>,
+    /// The disk cannot give all of it.
+    pub(super) unreadable: bool,
     /// Frames were missing between these two: batches before and after.
     pub(super) skips: Vec<(usize, u64, u64)>,
 }
@@ -44,6 +50,31 @@ pub(super) struct Gap {
     pub(super) sequence: u64,
     /// What is wrong with it.
     pub(super) why: String,
+}
+
+/// How much the disk is asked for where it cannot give all.
+const BLOCK: usize = 4096;
+
+/// A file's bytes, and whether the disk could give them all: for those that it could not there are zeros.
+pub(super) fn content(files: &dyn Files, path: &Path) -> io::Result<(Vec<u8>, bool)> {
+    let bad = |error: &io::Error| error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+    let opened = files.open(path).and_then(|file| Ok((file.length()?, file)));
+    let (length, file) = match opened {
+        Err(error) if bad(&error) => return Ok((Vec::new(), false)),
+        opened => opened?,
+    };
+    let mut content = vec![0; usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?];
+    match files::read_exact(&*file, &mut content, 0) {
+        Err(error) if bad(&error) => {}
+        read => return read.map(|()| (content, true)),
+    }
+    for (block, offset) in content.chunks_mut(BLOCK).zip((0u64..).step_by(BLOCK)) {
+        match files::read_exact(&*file, block, offset) {
+            Err(error) if bad(&error) => block.fill(0),
+            read => read?,
+        }
+    }
+    Ok((content, false))
 }
 
 /// What a look into a whole frame gave: how many transactions it holds, or why it cannot be read.
@@ -67,6 +98,7 @@ pub(super) fn scan(content: &[u8], number: u64, salt: u32, look: &mut Look<'_>) 
         tail: 0,
         senseless: None,
         newer: None,
+        unreadable: false,
         skips: Vec::new(),
     };
     let mut at = HEADER;

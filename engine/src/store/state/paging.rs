@@ -239,6 +239,22 @@ impl State {
         self.items.iter().any(|item| !item.spine.is_empty() && item.spine.find(id).is_some())
     }
 
+    /// Whether a message that waits beyond its queue's window has to be read back from this segment.
+    pub(in crate::store) fn waits_in(&self, segment: u64) -> bool {
+        let here = |reference: &Reference| reference.frame.is_some_and(|at| u64::from(at.segment) == segment);
+        self.items.iter().any(|item| {
+            let mut next = item.spine.first_position();
+            while let Some(position) = next {
+                let some = item.spine.from(position, 1024);
+                if some.iter().any(here) {
+                    return true;
+                }
+                next = some.last().map(|last| last.position + 1).filter(|_| some.len() == 1024);
+            }
+            false
+        })
+    }
+
     /// Whether messages with any of these ids may wait beyond their queue's window.
     pub(in crate::store) fn any_beyond(&self, ids: &RangeInclusive<u64>) -> bool {
         self.items.iter().any(|item| !item.spine.is_empty() && item.spine.any(ids))

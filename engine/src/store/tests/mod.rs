@@ -19,3 +19,4 @@ mod reopen;
 pub(in crate::store) mod sim;
 pub(in crate::store) mod support;
 mod text;
+mod unreadable;

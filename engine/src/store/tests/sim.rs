@@ -61,6 +61,8 @@ struct World {
     faults: Faults,
     /// Whatever lies below this folder can neither be made nor opened nor listed.
     refused: Option<PathBuf>,
+    /// These bytes of this file cannot be read (EIO).
+    bad: Option<(usize, std::ops::Range<u64>)>,
     off: bool,
     /// The power went, or a sync failed.
     failed: bool,
@@ -164,6 +166,18 @@ impl SimFiles {
     /// Refuses a folder, or no longer.
     pub(crate) fn refuse(&self, folder: &str, refuse: bool) {
         self.world().refused = refuse.then(|| folder.into());
+    }
+
+    /// Bytes of a file that cannot be read any more.
+    pub(crate) fn go_bad(&self, path: &str, bytes: std::ops::Range<u64>) {
+        let mut world = self.world();
+        let inode = world.names[Path::new(path)];
+        world.bad = Some((inode, bytes));
+    }
+
+    /// The disk is as good as new.
+    pub(crate) fn get_well(&self) {
+        self.world().bad = None;
     }
 
     /// Removes everything in a folder.
@@ -382,6 +396,11 @@ impl File for SimFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let world = self.world();
+        let touches =
+            |bytes: &std::ops::Range<u64>| offset < bytes.end && bytes.start < offset + buffer.len() as u64;
+        if world.bad.as_ref().is_some_and(|(inode, bytes)| *inode == self.inode && touches(bytes)) {
+            return Err(Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
         let content = world.inodes[self.inode].now.get(offset as usize..).unwrap_or_default();
         let length = content.len().min(buffer.len());
         buffer[..length].copy_from_slice(&content[..length]);
