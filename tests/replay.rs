@@ -174,3 +174,52 @@ async fn a_selection_is_exported_as_files_or_as_lines_and_nothing_is_overwritten
         "every look is audited"
     );
 }
+
+/// `SEPTET_SELECTION=300000` for one of the size that hospitals have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_selection_is_exported_whole_and_its_replay_ends_where_it_is_cancelled() {
+    let count = std::env::var("SEPTET_SELECTION").ok().and_then(|text| text.parse().ok()).unwrap_or(2500);
+    let (septet, receiver) = relay(count).await;
+    let folder = septet.path("export");
+    let export = |to: &str| septet.command(&["messages", "--kind", "request", "--export", to]);
+    let into = export(&format!("{}/", folder.display()));
+    assert!(into.status.success(), "{into:?}");
+    let texts = |files: Vec<std::path::PathBuf>| -> BTreeSet<String> {
+        files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+    };
+    let sent: BTreeSet<String> = receiver.bodies.lock().await.iter().cloned().collect();
+    assert_eq!(sent.len(), count);
+    assert!(texts(files_below(&folder)) == sent, "every message as it arrived");
+
+    let lines = |name: &str| -> Vec<Value> {
+        let file = septet.path(name);
+        let done = export(file.to_str().unwrap());
+        assert!(done.status.success(), "{done:?}");
+        let text = std::fs::read_to_string(file).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = lines("all.ndjson");
+    assert!(all.windows(2).all(|pair| pair[0]["id"].as_u64() > pair[1]["id"].as_u64()), "newest first");
+    let bodies = all.iter().map(|message| message["body"]["text"].as_str().unwrap().to_owned());
+    assert!(bodies.collect::<BTreeSet<String>>() == sent);
+
+    let order = json!({ "filter": { "kind": "request" }, "rate": 1000 });
+    let (_, report) = septet.post("/api/v1/replay", order).await;
+    assert_eq!((&report["selected"], &report["replayable"]), (&json!(count), &json!(count)), "{report}");
+    let path = format!("/api/v1/replays/{}", report["id"]);
+    septet.until(&path, |replay| replay["sent"].as_u64() > Some(300)).await;
+    let (status, cancelled) = septet.post(&format!("{path}/cancel"), json!({})).await;
+    assert_eq!((status, &cancelled["state"]), (200, &json!("cancelled")), "{cancelled}");
+    let made = cancelled["sent"].as_u64().unwrap();
+    assert!(made < count as u64, "{cancelled}");
+    let after = lines("after.ndjson");
+    let origins: Vec<u64> = after.iter().filter_map(|message| message["resent_from"].as_u64()).collect();
+    assert_eq!(origins.len() as u64, made, "as many headers as it says");
+    let oldest: Vec<u64> = all.iter().rev().filter_map(|message| message["id"].as_u64()).collect();
+    assert_eq!(
+        origins.iter().rev().copied().collect::<Vec<_>>(),
+        oldest[..origins.len()],
+        "the oldest, in order"
+    );
+    receiver.until(count + origins.len()).await;
+}

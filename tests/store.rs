@@ -221,6 +221,55 @@ async fn a_backup_that_follows_copies_what_comes_until_it_is_asked_to_stop() {
     assert_eq!(follower.wait().unwrap().code(), Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_follows_while_segments_are_purged_is_a_whole_store() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let receiver = Receiver::listen(outbound).await;
+    let mut septet = Septet::start(&production(inbound, outbound)).await;
+    let backup = septet.path("backup");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_septet"));
+    command.args(["store", "backup", "--follow", "--url", &septet.url("")]).arg(&backup);
+    let mut follower = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let mut dropped = 0;
+    for round in 0..4 {
+        send(inbound, round * 250, 250).await;
+        receiver.until((round + 1) * 250).await;
+        let order = serde_json::json!({ "before": "2999-01-01T00:00:00Z" });
+        // While the next ones come in.
+        let (purged, ()) = tokio::join!(septet.post("/api/v1/purge", order), send(inbound, 5000 + round, 1));
+        assert_eq!(purged.0, 200, "{purged:?}");
+        dropped += purged.1["segments"].as_u64().unwrap();
+    }
+    assert!(dropped >= 3, "{dropped} segments were dropped");
+    send(inbound, 9000, 1).await;
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    while !files_below(&backup)
+        .iter()
+        .any(|file| std::fs::read(file).is_ok_and(|bytes| contains(&bytes, b"|M9000|")))
+    {
+        assert!(std::time::Instant::now() < deadline, "the last message was not copied");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    std::process::Command::new("kill").arg(follower.id().to_string()).status().unwrap();
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+    let last = septet.get("/api/v1/messages?control_id=M9000&source=in").await["messages"][0]["id"].clone();
+    assert_eq!(septet.terminate(), Some(0));
+
+    let at = |name: &str| septet.path(name).display().to_string();
+    let restored = septet.command(&["store", "restore", &at("backup"), &at("copy")]);
+    assert_eq!(restored.status.code(), Some(0), "{restored:?}");
+    std::fs::copy(septet.path("data/store.key"), septet.path("copy/store.key")).unwrap();
+    let report = json(&septet.command(&["store", "check", "--json", &at("copy")]));
+    assert_eq!(report["problem_count"], 0, "{report}");
+    // It opens, and goes on.
+    std::fs::rename(septet.path("data"), septet.path("before")).unwrap();
+    std::fs::rename(septet.path("copy"), septet.path("data")).unwrap();
+    septet.run().await;
+    let message = septet.get(&format!("/api/v1/messages/{last}")).await;
+    assert!(message["body"]["text"].as_str().unwrap().contains("|M9000|"), "{message}");
+    send(inbound, 9001, 1).await;
+}
+
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
