@@ -25,6 +25,7 @@
 //! | `api` | what goes in and out |
 //! | `change` | a transaction after everything open in it is settled: what is folded, written and read back |
 //! | `state`, `row` | headers, queues, leases, counters, events, kept values; the one pure `apply` |
+//! | `queues` | taking messages and giving them back |
 //! | `reads`, `search` | headers, lists, bodies, kept values; filters |
 //! | `bodies`, `readers` | where bodies are: memory, cache, journal |
 //! | `permit`, `durable`, `ids` | room on the way to the disk, waiting for it, ids that are never reused |
@@ -93,6 +94,7 @@ mod overlay;
 mod pager;
 mod permit;
 mod purge;
+mod queues;
 mod readers;
 mod reads;
 mod rebuild;
@@ -116,7 +118,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use jiff::Timestamp;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 pub use self::api::{
     Class, Committed, Conflict, Delivery, EventFilter, Guard, ItemCounts, Lanes, Lease, MessageFilter, Op,
@@ -145,8 +147,7 @@ pub use self::vitals::Vitals;
 use crate::clock::SharedClock;
 use crate::event::{Event, Level, NewEvent};
 use crate::files::Files;
-use crate::id::{EventId, ItemName, MessageId};
-use crate::queue::Policy;
+use crate::id::EventId;
 use crate::vault::Vault;
 
 /// A reserved place in the writer's channel and on the disk. Dropping it gives the place back.
@@ -462,69 +463,6 @@ impl Store {
         self.0.shared.failure().unwrap_or_else(|| StoreFailed("it was closed".to_owned()))
     }
 
-    // --- queues ---
-
-    /// Sets how an item's queue of requests schedules; creates the queue.
-    pub fn configure_queue(&self, item: &ItemName, policy: Policy) {
-        let ready = self.state().configure_queue(item, policy);
-        ready.notify_one();
-    }
-
-    /// Is notified (one permit kept) whenever something of this item may have become ready to take.
-    pub fn ready(&self, item: &ItemName) -> Arc<Notify> {
-        self.state().ready(item)
-    }
-
-    /// Takes what may run now; each is delivered under a lease of its own.
-    pub fn take(&self, item: &ItemName, lanes: Lanes, max: usize) -> Vec<Delivery> {
-        let now = self.clock().now();
-        self.state().take(item, lanes, max, now)
-    }
-
-    /// Lets waiting retries of an item be taken at once: it has been started, and a start tries at once.
-    pub fn hurry(&self, item: &ItemName) {
-        let ready = self.state().hurry(item);
-        notify(ready);
-    }
-
-    /// When the next waiting retry of this item may run.
-    pub fn next_due(&self, item: &ItemName) -> Option<Timestamp> {
-        self.state().next_due(item)
-    }
-
-    /// Ends a lease without an outcome: the message is queued at its place, to be taken again. `false` if
-    /// the lease had ended already.
-    pub fn release(&self, lease: Lease) -> bool {
-        let ready = self.state().release(lease, true);
-        notify(ready)
-    }
-
-    /// As [`Store::release`], for a message that was taken and not touched: it does not count as an attempt.
-    pub fn untake(&self, lease: Lease) -> bool {
-        let ready = self.state().release(lease, false);
-        notify(ready)
-    }
-
-    /// Ends whatever lease there is on a message, leaving it delivered: a late result is refused.
-    /// Gives a new lease to whoever fenced it; `None` if it was not delivered.
-    pub fn fence(&self, id: MessageId) -> Option<Lease> {
-        self.state().fence(id)
-    }
-
-    /// Marks a delivered process request as an instance that waits on disk (it stays delivered and keeps
-    /// its pool slot), also after recovery; gives the lease under which it goes on.
-    pub fn adopt(&self, id: MessageId) -> Option<Lease> {
-        // If it does not come back, it is not there to adopt.
-        let _ = self.bring_back(Conflict::Unknown(id));
-        self.state().adopt(id)
-    }
-
-    /// See [`crate::queue::Queue::stall`].
-    pub fn stall(&self, id: MessageId, stalled: bool) {
-        let ready = self.state().stall(id, stalled);
-        notify(ready);
-    }
-
     // --- inside ---
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -554,9 +492,4 @@ impl Store {
         };
         transaction.ops.into_iter().map(settle).collect()
     }
-}
-
-/// Wakes who waits for something to take; whether there was somebody to wake.
-fn notify(ready: Option<Arc<Notify>>) -> bool {
-    ready.inspect(|ready| ready.notify_one()).is_some()
 }
