@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::SignedDuration;
 use memchr::memmem::Finder;
+use rustix::io::Errno;
 use septet_hl7::{Charset, Message};
 use tokio::sync::Semaphore;
 
@@ -206,9 +207,12 @@ impl Store {
                 looking.moved.extend(run.bodies.iter().map(|(id, _)| *id));
                 return Ok(());
             }
-            Err(ReadFailure::Io(error)) => return Err(ReadError::Io(*first, error.to_string())),
-            // The file is shorter than it was: what of it is there is found one by one.
+            // The file is shorter than it was, or the disk gives only some of it: what is there is found one by one.
             Err(ReadFailure::Damaged) => Vec::new(),
+            Err(ReadFailure::Io(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                Vec::new()
+            }
+            Err(ReadFailure::Io(error)) => return Err(ReadError::Io(*first, error.to_string())),
         };
         for (id, place) in &run.bodies {
             let from = usize::try_from(place.offset.saturating_sub(run.start)).unwrap_or(usize::MAX);

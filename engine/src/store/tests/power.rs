@@ -10,6 +10,7 @@
 mod effects;
 mod purging;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,7 +58,8 @@ struct World {
     purged_from: Option<usize>,
     /// What is older may be gone since then: sessions, and audit events.
     purged_before: (Timestamp, Timestamp),
-    highest_id: u64,
+    /// Every id that was given out.
+    given: HashSet<u64>,
     /// What happened, for whoever has to find out why.
     story: Vec<String>,
 }
@@ -79,7 +81,7 @@ impl World {
             durable: 0,
             purged_from: None,
             purged_before: (Timestamp::MIN, Timestamp::MIN),
-            highest_id: 0,
+            given: HashSet::new(),
             story: Vec::new(),
         }
     }
@@ -238,6 +240,7 @@ impl World {
         let (mut ops, mut effects) = (Vec::new(), Vec::new());
         let text = self.text();
         let body = BodyId(store.next_id());
+        assert!(self.given.insert(body.0), "body {body} was given before: {:#?}", self.story);
         ops.push(Op::Body(body, Body::new("ADT^A01", body::HL7, None, text.clone())));
         let mut session = None;
         for target in TARGETS.into_iter().take(1 + self.random.below(2) as usize) {
@@ -247,8 +250,7 @@ impl World {
             header.size = text.len() as u64;
             header.keys = [("mrn".into(), "4711".to_owned())].into();
             let id = header.id.0;
-            assert!(id > self.highest_id, "id {id} was given before");
-            self.highest_id = id;
+            assert!(self.given.insert(id), "id {id} was given before: {:#?}", self.story);
             let session = header.session;
             ops.push(Op::Header(Box::new(header)));
             let (text, at) = (text.clone(), self.clock.now());
@@ -312,7 +314,7 @@ impl World {
             let oldest = expected.messages.iter().find(|(_, m)| m.0 == target && m.1 == Status::Queued);
             assert_eq!(head.map(|head| head.id), oldest.map(|(id, _)| MessageId(*id)));
         }
-        self.highest_id = self.highest_id.max(store.next_id());
+        assert!(self.given.insert(store.next_id()), "{:#?}", self.story);
         self.keep_up(store);
     }
 
@@ -362,6 +364,8 @@ async fn lives(seed: u64) {
             // What was on its way is finished or fails, as the disk has it.
             drop(store);
         }
+        // That takes time: ids that were given out while nothing could be written depend on it.
+        world.clock.advance(Duration::from_secs(60));
         // Either the process was restarted and the page cache is still there, or the power went.
         world.files = match world.random.one_in(4) {
             true => world.files.restart(),
@@ -373,10 +377,13 @@ async fn lives(seed: u64) {
         world.check(&store).await;
         drop(store);
         world.story.push(format!("opened again with {}", world.durable));
+        world.clock.advance(Duration::from_secs(60));
         // What a restart has shown must survive the next power cut: nothing else made it durable.
         world.files = world.files.cut(&mut world.random);
         let store = world.open().unwrap();
         world.check(&store).await;
+        drop(store);
+        world.clock.advance(Duration::from_secs(60));
     }
 }
 

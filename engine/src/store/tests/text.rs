@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::support::{Fixture, fixtures, item, manual_clock, options};
+use super::support::{Fixture, fixtures, item, manual_clock, options, with_body};
 use crate::config::settings::Secret;
 use crate::files::SystemFiles;
 use crate::header::Status;
 use crate::store::text::{BOUND, Bound};
-use crate::store::{Guard, MessageFilter, Options, Store};
+use crate::store::{Guard, MessageFilter, Op, Options, Store};
 
 /// An embedded store that seals its bodies.
 fn sealed() -> Fixture {
@@ -80,6 +80,33 @@ async fn text_is_found_in_bodies_wherever_they_are() {
         assert_eq!(page.entries.len(), 300_usize.div_ceil(21), "{}", fixture.name);
         assert_eq!((page.next, page.incomplete), (None, None));
     }
+}
+
+/// What users meet: a GiB of bodies. They share one, so that it need not be written.
+#[tokio::test]
+async fn a_search_stops_at_a_gib_says_how_far_it_came_and_goes_on() {
+    const SIZE: usize = 20 << 20;
+    let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
+    let options = Options { memory: 256 << 20, ..options(folder.path()) };
+    let store = Store::open(options, clock.clone(), Arc::new(SystemFiles)).unwrap();
+    let fixture = Fixture::on(store, clock, folder);
+    let mut first = fixture.header("lis", "out");
+    let (ops, _) = with_body(&fixture.store, &mut first, &format!("{} needle", "x".repeat(SIZE)));
+    fixture.commit(ops).await.unwrap();
+    for _ in 1..60 {
+        let mut header = fixture.header("lis", "out");
+        (header.body_id, header.size) = (first.body_id, first.size);
+        fixture.commit(vec![Op::Header(Box::new(header))]).await.unwrap();
+    }
+    let filter = MessageFilter { text: Some("needle".into()), ..MessageFilter::default() };
+    let page = fixture.store.search(&filter, None, 1000).await.unwrap();
+    let said = page.incomplete.unwrap();
+    let bytes: u64 = said.split(['(', ' ']).find_map(|word| word.parse().ok()).unwrap();
+    assert!((1 << 30..(1 << 30) + 4 * SIZE as u64).contains(&bytes), "{said}");
+    assert!(said.contains("back to 2026-11-22T08:00:00Z") && said.contains("go on at next"), "{said}");
+    let rest = fixture.store.search(&filter, page.next, 1000).await.unwrap();
+    assert_eq!(page.entries.len() + rest.entries.len(), 60);
+    assert_eq!((rest.next, rest.incomplete), (None, None));
 }
 
 #[tokio::test]
