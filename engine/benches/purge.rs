@@ -24,6 +24,10 @@ use septet_engine::header::{Header, Kind, ReplyTo, Status};
 use septet_engine::id::{BodyId, ItemName, MessageId, SessionId};
 use septet_engine::store::{Class, Guard, Op, Options, Purge, Store, Transaction, Transition};
 
+/// The binary's: what is measured is what ships.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const WRITERS: u64 = 64;

@@ -19,6 +19,8 @@ use crate::store::{Purge, PurgeError, Purged, Store};
 
 const TICK: Duration = Duration::from_secs(60);
 const SHORTEST_TICK: Duration = Duration::from_secs(1);
+/// How often the size of the store is looked at.
+const SIZE_TICK: Duration = Duration::from_secs(2);
 /// How often a long purge says how far it is.
 const PROGRESS: SignedDuration = SignedDuration::from_secs(5);
 /// The open segment is ended when its beginning has this share of the retention behind it: what is old does not
@@ -109,9 +111,10 @@ fn ago(now: Timestamp, age: Duration) -> Timestamp {
     now.checked_sub(age).unwrap_or(Timestamp::MIN)
 }
 
-/// Who keeps messages for a minute does not mean two.
+/// Who keeps messages for a minute does not mean two; and fast writers fill gigabytes in a minute.
 fn tick(settings: &settings::Store) -> Duration {
-    settings.retention.map_or(TICK, |age| (age / ROLL).clamp(SHORTEST_TICK, TICK))
+    let by_age = settings.retention.map_or(TICK, |age| (age / ROLL).clamp(SHORTEST_TICK, TICK));
+    if settings.max_size.is_some() { by_age.min(SIZE_TICK) } else { by_age }
 }
 
 /// What the settings ask for now.

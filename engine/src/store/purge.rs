@@ -13,6 +13,8 @@
 //! - A segment of which most would have to be carried waits, unless much can be dropped behind it: otherwise
 //!   it is cheaper to drop it later, and a purge never turns over what it has written itself.
 //! - What is old in the open segment would stay until much more has been written: the segment is ended early.
+//! - Where others are busy, a purge gives way to them, as long as it drops more than they write: it never falls
+//!   behind. Where the store is larger than it may be, or the disk is full, it does not give way.
 //! - Who asks for a moment (`within`) means all that is older: the segment of that moment goes as well where
 //!   most of it is older.
 
@@ -22,11 +24,13 @@ mod reach;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
 use self::judge::{Expiry, Seen, Verdict};
+use self::reach::Size;
 use super::change::Change;
 use super::index::{self, IndexFile};
 use super::{Class, Committed, Embedded, Permit, ReadError, Store, StoreFailed, Unavailable, segment};
@@ -37,8 +41,10 @@ const STEP: usize = 512;
 const TRIES: usize = 4;
 /// From so many transactions a second on, a purge gives way.
 const BUSY: u128 = 2000;
-/// How much longer than it worked it then waits.
+/// How much longer than it worked it then waits, at most…
 const WAY: u32 = 4;
+/// … and only while it drops so much more than is written: (5, 4) = five segments for each four.
+const FASTER: (u64, u64) = (5, 4);
 /// How far ahead is looked for what can be dropped behind a segment that mostly lives on.
 const AHEAD: usize = 32;
 
@@ -123,7 +129,9 @@ struct Run {
     /// Up to this segment, carrying has been found to be worth it.
     worth: u64,
     /// What the store takes on the disk.
-    size: u64,
+    size: Size,
+    /// The open segment when it began.
+    began: u64,
     /// In a dry run: sessions that would be gone and have rows in later segments.
     gone: Arc<HashSet<u64>>,
 }
@@ -142,11 +150,17 @@ impl Store {
     ) -> Result<Purged, PurgeError> {
         let embedded = self.0.embedded.as_ref().ok_or(PurgeError::Memory)?;
         let _one = embedded.purging.lock().await;
+        if let Some(most) = purge.down_to
+            && self.size(embedded)?.total() <= most
+        {
+            return Ok(Purged::default());
+        }
         let (purged, gone) = (Purged::default(), Arc::default());
         let end = self.reach(embedded, &purge).await?;
-        let mut run = Run { purge, purged, end, worth: 0, size: self.size(embedded)?, gone };
+        let (size, began) = (self.size(embedded)?, self.open_segment());
+        let mut run = Run { purge, purged, end, worth: 0, size, began, gone };
         let mut passed = 0;
-        while purge.down_to.is_none_or(|most| run.size > most)
+        while purge.down_to.is_none_or(|most| run.size.total() > most)
             && let Some(file) = self.next_old(embedded, passed, &run)?
         {
             let (began, sequence) = (Instant::now(), self.0.shared.state().sequence);
@@ -155,21 +169,29 @@ impl Store {
             }
             passed = file.meta().coverage.segment;
             progress(&run.purged);
-            self.give_way(embedded, &run, began, sequence).await;
+            if !purge.dry_run {
+                // What others have written meanwhile counts, too.
+                self.grown(embedded, &mut run.size);
+            }
+            if let Some(pause) = self.pause(embedded, &run, began.elapsed(), sequence) {
+                tokio::time::sleep(pause).await;
+            }
         }
         Ok(run.purged)
     }
 
-    /// Leaves the machine to others, where they have much to do and nothing is urgent.
-    async fn give_way(&self, embedded: &Embedded, run: &Run, began: Instant, sequence: u64) {
-        let worked = began.elapsed();
+    /// How long the machine is left to others, where they have much to do, nothing is urgent, and the purge gets on
+    /// faster than they write.
+    fn pause(&self, embedded: &Embedded, run: &Run, worked: Duration, sequence: u64) -> Option<Duration> {
         let done = self.0.shared.state().sequence.saturating_sub(sequence);
-        let busy = u128::from(done) * 1000 > BUSY * worked.as_millis().max(1);
-        let urgent =
-            run.purge.down_to.is_some_and(|most| run.size > most / 10 * 11) || !embedded.disk.accepts();
-        if busy && !urgent {
-            tokio::time::sleep(worked * WAY).await;
-        }
+        let too_large = run.purge.down_to.is_some_and(|most| run.size.total() > most / 10 * 11);
+        let urgent = too_large || !embedded.disk.accepts();
+        let written = self.open_segment().saturating_sub(run.began);
+        (!urgent).then(|| way(worked, done, run.purged.segments, written))?
+    }
+
+    fn open_segment(&self) -> u64 {
+        self.0.shared.open_segment.load(Ordering::Acquire)
     }
 
     /// Drops one segment, or counts what would go with it; `false` when it stays.
@@ -201,8 +223,10 @@ impl Store {
             self.carry(file, &verdict, run.purge).await?;
             self.drop_segment(embedded, file.clone(), number).await?;
         }
+        // What a dry run would carry is not written: it counts as if that had stayed.
+        let stays = if run.purge.dry_run { verdict.bytes } else { 0 };
+        run.size.dropped(length.saturating_sub(stays), file.meta().length);
         let returned = (length + file.meta().length).saturating_sub(verdict.bytes);
-        run.size = run.size.saturating_sub(returned);
         run.purged.segments += 1;
         run.purged.bytes += returned;
         run.purged.carried += verdict.carried;
@@ -261,8 +285,11 @@ impl Store {
         let state = loop {
             // What has left memory since it was looked for there is in files that have joined since.
             let now = embedded.index.files();
+            let same = Arc::ptr_eq(&now, &files);
             let joined = |file: &&Arc<IndexFile>| {
-                file.meta().coverage.segment > segment && !files.iter().any(|old| Arc::ptr_eq(old, file))
+                !same
+                    && file.meta().coverage.segment > segment
+                    && !files.iter().any(|old| Arc::ptr_eq(old, file))
             };
             for file in now.iter().filter(joined) {
                 alive.extend(file.foreign_sessions()?.into_iter().map(|(session, _)| session));
@@ -285,7 +312,7 @@ impl Store {
             some.map(|expiry| expiry.session).collect()
         };
         // What memory still has of them may go to the open segment, or to the one after it.
-        let open = self.0.shared.open_segment.load(std::sync::atomic::Ordering::Acquire) + 1;
+        let open = self.open_segment() + 1;
         let changes = vec![Change::Expired(segment, of(false)), Change::Expired(open, of(true))];
         Ok((self.commit(state, permit, self.clock().now(), changes), expired))
     }
@@ -334,6 +361,14 @@ impl Purged {
     }
 }
 
+/// How long to wait after having worked for a while, in which so many transactions were made; so many segments
+/// were dropped since the purge began, and so many written.
+fn way(worked: Duration, transactions: u64, dropped: u64, written: u64) -> Option<Duration> {
+    let busy = u128::from(transactions) * 1000 > BUSY * worked.as_millis().max(1);
+    let ahead = written.saturating_mul(FASTER.0) <= dropped.saturating_mul(FASTER.1);
+    (busy && ahead).then(|| worked * WAY)
+}
+
 fn stopped(error: impl std::fmt::Display) -> PurgeError {
     PurgeError::Stopped(error.to_string())
 }
@@ -343,4 +378,19 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PurgeError> + Send + 'static,
 ) -> Result<T, PurgeError> {
     tokio::task::spawn_blocking(work).await.map_err(stopped)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_purge_gives_way_to_many_as_long_as_it_drops_more_than_they_write() {
+        let worked = Duration::from_millis(20);
+        let busy = 20 * u64::try_from(BUSY).unwrap() / 1000 + 1;
+        assert_eq!(way(worked, busy, 1, 0), Some(worked * WAY));
+        assert_eq!(way(worked, busy - 1, 1, 0), None, "hardly anybody is there");
+        assert_eq!(way(worked, busy, 10, 8), Some(worked * WAY));
+        assert_eq!(way(worked, busy, 10, 9), None, "it would fall behind");
+    }
 }

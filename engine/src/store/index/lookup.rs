@@ -1,10 +1,11 @@
-//! Looking one thing up, and walking one file from front to back.
+//! Looking one thing up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::body::{BodyRow, read_body};
 use super::cursor::counting;
 use super::file::{IndexFile, RowBlock};
+use super::format::PROVISIONAL;
 use super::query::Searched;
 use super::{Error, Index, Kind, Overlay};
 use crate::event::Event;
@@ -90,7 +91,7 @@ impl IndexFile {
         self.table(kind).block_of(id).map(|index| self.rows(kind, index)).transpose()
     }
 
-    fn decode<T: Searched>(&self, block: &RowBlock, place: u32) -> Result<T, Error> {
+    pub(super) fn decode<T: Searched>(&self, block: &RowBlock, place: u32) -> Result<T, Error> {
         let damaged = || self.damaged(block.offset());
         let row = block.at(place as usize).ok_or_else(damaged)?;
         let found = T::decode(block.bytes(row), &self.environment.sealer.vault).map_err(|_| damaged())?;
@@ -142,6 +143,25 @@ impl IndexFile {
         Ok(())
     }
 
+    /// For each of these sessions how many settled headers the file has, and whether provisional ones. Only hashes are
+    /// looked at.
+    pub(in crate::store) fn count_headers(&self, sessions: &[SessionId]) -> Result<Vec<(u64, bool)>, Error> {
+        let groups = self.table(Kind::Headers).groups.iter();
+        let mut provisional = HashSet::new();
+        self.members(Kind::Headers, groups.filter(|group| group.key.flags & PROVISIONAL != 0), |_, row| {
+            provisional.insert(row);
+        })?;
+        let mut rows = Vec::new();
+        let mut count = |session: &SessionId| {
+            rows.clear();
+            self.with_hash(Kind::Headers, self.environment.secret.session(*session), &mut rows)?;
+            let all = rows.len();
+            rows.retain(|row| !provisional.contains(row));
+            Ok((rows.len() as u64, rows.len() < all))
+        };
+        sessions.iter().map(&mut count).collect()
+    }
+
     /// Adds the rows of a session that are not there yet.
     fn with_session<T: Searched>(
         &self,
@@ -169,38 +189,6 @@ impl IndexFile {
                 if session(&row) == Some(wanted) {
                     found.entry(row.id()).or_insert(row);
                 }
-            }
-        }
-        Ok(())
-    }
-
-    fn scan<T: Searched>(&self, mut each: impl FnMut(T, bool)) -> Result<(), Error> {
-        for index in 0..self.table(T::KIND).fences.len() {
-            let block = self.rows(T::KIND, index)?;
-            for (place, row) in block.iter().enumerate() {
-                each(self.decode(&block, place as u32)?, row.provisional);
-            }
-        }
-        Ok(())
-    }
-
-    /// Every header in order of the ids, and whether it is provisional.
-    pub(in crate::store) fn scan_headers(&self, each: impl FnMut(Header, bool)) -> Result<(), Error> {
-        self.scan(each)
-    }
-
-    /// Every event in order of the ids.
-    pub(in crate::store) fn scan_events(&self, mut each: impl FnMut(Event)) -> Result<(), Error> {
-        self.scan(|event, _| each(event))
-    }
-
-    /// Every body in order of the ids.
-    pub(in crate::store) fn scan_bodies(&self, mut each: impl FnMut(BodyRow)) -> Result<(), Error> {
-        for index in 0..self.table(Kind::Bodies).fences.len() {
-            let block = self.rows(Kind::Bodies, index)?;
-            for row in block.iter() {
-                let body = read_body(row.id, block.bytes(row), &self.directory.descriptions);
-                each(body.ok_or_else(|| self.damaged(block.offset()))?);
             }
         }
         Ok(())

@@ -10,8 +10,8 @@
 //! - [`Index::replace`] puts files into the set and takes others out at once; those are removed from the disk
 //!   when the last reader lets go.
 //! - [`Index::header`], [`Index::session`], [`Index::body`] look one thing up; [`Index::messages`] and
-//!   [`Index::events`] give a [`Cursor`] for newest first in bounded steps; [`IndexFile::scan_headers`] and
-//!   the like walk one file in order.
+//!   [`Index::events`] give a [`Cursor`] for newest first in bounded steps; [`IndexFile::glance_headers`]
+//!   and the like walk one file in order.
 //! - [`Overlay`] is how memory has its say: whether a provisional row still counts, and whether a row belongs
 //!   to a session that is dead in that segment.
 //!
@@ -73,6 +73,7 @@ mod lookup;
 mod output;
 mod query;
 mod runs;
+mod scan;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,7 @@ pub(in crate::store) use self::file::IndexFile;
 pub(in crate::store) use self::format::{Coverage, Description};
 pub(in crate::store) use self::hash::Secret;
 pub(in crate::store) use self::query::Searched;
+pub(in crate::store) use self::scan::Glimpse;
 use super::record::Sealer;
 use super::{EventFilter, MessageFilter};
 use crate::event::Event;

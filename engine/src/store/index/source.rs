@@ -6,6 +6,7 @@ use super::format::{GroupKey, NOBODY, VARIOUS};
 use super::intern::{Groups, Names};
 use super::runs::{self, Run};
 use super::{Error, Kind};
+use crate::id::BodyId;
 use crate::store::codec::{DecodeError, Fields};
 
 /// A row that was dropped: a later one has its id.
@@ -225,11 +226,14 @@ pub(super) struct Peeked {
     pub(super) activity: i64,
     /// It is an event that says who looked or acted.
     pub(super) audited: bool,
+    /// The body of a header.
+    pub(super) body: Option<BodyId>,
 }
 
 /// Session and times of a row in the journal's encoding.
 pub(super) fn peek(kind: Kind, row: &[u8]) -> Result<Peeked, DecodeError> {
     const WHO: u64 = 8;
+    const BODY: u64 = 17;
     let (session, created, processed) = match kind {
         Kind::Headers => (2, 14, 16),
         Kind::Events => (6, 2, 2),
@@ -246,6 +250,8 @@ pub(super) fn peek(kind: Kind, row: &[u8]) -> Result<Peeked, DecodeError> {
             finished = Some(field.number()?.cast_signed());
         } else if field.tag == WHO && kind == Kind::Events {
             peeked.audited = true;
+        } else if field.tag == BODY && kind == Kind::Headers {
+            peeked.body = Some(BodyId(field.number()?));
         }
     }
     peeked.activity = finished.map_or(peeked.created, |finished| finished.max(peeked.created));

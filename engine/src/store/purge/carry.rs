@@ -153,22 +153,24 @@ impl Store {
 fn load(file: &IndexFile, lives: &HashSet<u64>, purge: Purge, slice: Slice) -> Result<Load, PurgeError> {
     let ours = |session: u64| session % slice.of == slice.rest;
     let mut load = Load::default();
-    let mut needed: HashSet<u64> = HashSet::new();
-    file.scan_headers(|header, _| {
-        if ours(header.session.0) && lives.contains(&header.session.0) {
-            needed.extend(header.body_id.map(|body| body.0));
-            load.headers.push(header);
+    let mut needed: HashSet<BodyId> = HashSet::new();
+    if !lives.is_empty() {
+        file.glance_headers(|row| {
+            if ours(row.session) && lives.contains(&row.session) {
+                needed.extend(row.body);
+                load.headers.push(row.header()?);
+            }
+            Ok(())
+        })?;
+    }
+    file.glance_events(|row| {
+        if ours(row.session) && outlives(row, lives, purge) {
+            load.events.push(row.event()?);
         }
+        Ok(())
     })?;
-    file.scan_events(|event| {
-        if ours(event.session.map_or(0, |session| session.0)) && outlives(&event, lives, purge) {
-            load.events.push(event);
-        }
-    })?;
-    file.scan_bodies(|body| {
-        if needed.contains(&body.id.0) {
-            load.bodies.push(body);
-        }
-    })?;
+    if !needed.is_empty() {
+        file.scan_bodies(|body| needed.contains(&body), |body| load.bodies.push(body))?;
+    }
     Ok(load)
 }

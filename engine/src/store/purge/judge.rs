@@ -1,17 +1,20 @@
 //! What becomes of the sessions in one segment: which expire with it, and how much of it lives on. Memory is
 //! looked at first and the files after it: what leaves memory meanwhile is in a file.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use super::{Purge, PurgeError, STEP};
-use crate::event::Event;
-use crate::header::Header;
-use crate::id::SessionId;
+use crate::id::{BodyId, IdMap, SessionId};
 use crate::store::Store;
-use crate::store::index::{IndexFile, Set};
+use crate::store::index::{Glimpse, IndexFile, Set};
+
+/// What the journal has around a row.
+const AROUND: usize = 8;
+/// What it has beside the bytes of a body.
+const BESIDE: u64 = 64;
 
 /// A session that expires.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +58,9 @@ struct Found {
     messages: u64,
     /// It has a header here.
     headed: bool,
+    /// It has something in later segments, or in memory.
     elsewhere: bool,
+    in_memory: bool,
 }
 
 /// Times of rows as far as they can be believed. While a clock was ahead it left times that are still to
@@ -103,51 +108,62 @@ impl Store {
         let embedded = self.0.embedded.as_ref().ok_or(PurgeError::Memory)?;
         let (number, now) = (file.meta().coverage.segment, self.clock().now());
         let believed = Believed::of(&embedded.index.files(), number, now);
-        let mut sessions: HashMap<u64, Found> = HashMap::new();
-        let nothing = Found { last: i64::MIN, messages: 0, headed: false, elsewhere: false };
+        let mut sessions: IdMap<u64, Found> = IdMap::default();
+        let nothing =
+            Found { last: i64::MIN, messages: 0, headed: false, elsewhere: false, in_memory: false };
         let mut unfinished: Vec<(u64, u64)> = Vec::new();
-        file.scan_headers(|header, provisional| {
-            let found = sessions.entry(header.session.0).or_insert(nothing);
-            found.last = found.last.max(believed.time(activity(&header)));
-            found.messages += u64::from(!provisional);
+        file.glance_headers(|header| {
+            let found = sessions.entry(header.session).or_insert(nothing);
+            found.last = found.last.max(believed.time(header.activity));
+            found.messages += u64::from(!header.provisional);
             found.headed = true;
-            if provisional {
-                unfinished.push((header.id.0, header.session.0));
+            if header.provisional {
+                unfinished.push((header.id, header.session));
             }
+            Ok(())
         })?;
-        file.scan_events(|event| {
-            if let Some(session) = event.session {
-                let found = sessions.entry(session.0).or_insert(nothing);
-                found.last = found.last.max(believed.time(event.at.as_microsecond()));
+        file.glance_events(|event| {
+            if event.session != 0 {
+                let found = sessions.entry(event.session).or_insert(nothing);
+                found.last = found.last.max(believed.time(event.activity));
             }
+            Ok(())
         })?;
-        {
-            let state = self.0.shared.state();
-            let gone = |session: &u64| gone.contains(session) || state.is_dead(*session, number);
-            sessions.retain(|session, _| !gone(session));
+        if !gone.is_empty() {
+            sessions.retain(|session, _| !gone.contains(session));
         }
-        let mut lives = self.in_memory(&mut sessions, &unfinished);
+        let mut lives = self.in_memory(&mut sessions, number, &unfinished);
         seen.files = embedded.index.files();
-        for later in seen.files.iter().filter(|later| later.meta().coverage.segment > number) {
+        let newest = sessions.keys().copied().max().unwrap_or_default();
+        let may = |later: &&Arc<IndexFile>| {
+            let meta = later.meta();
+            meta.coverage.segment > number && meta.foreign > 0 && meta.sessions.0 <= newest
+        };
+        let mut there: Vec<(&Arc<IndexFile>, Vec<SessionId>)> = Vec::new();
+        for later in seen.files.iter().filter(may) {
+            let mut ours = Vec::new();
             let believed = Believed::of(&seen.files, later.meta().coverage.segment, now);
             for (session, at) in later.foreign_sessions()? {
                 if let Some(found) = sessions.get_mut(&session) {
                     found.last = found.last.max(believed.time(at));
                     found.elsewhere = true;
+                    ours.push(SessionId(session));
                 }
             }
+            if !ours.is_empty() {
+                there.push((later, ours));
+            }
         }
+        // Asked after the set of files was taken: what leaves memory later is in memory when it is to expire.
+        let beyond = self.0.shared.state().beyond() > 0;
         let cutoff = purge.before.as_microsecond();
+        lives.extend(sessions.iter().filter(|(_, found)| found.last >= cutoff).map(|(session, _)| *session));
+        sessions.retain(|session, _| !lives.contains(session));
+        let unclear = count_elsewhere(&mut sessions, there, beyond)?;
         let mut expired = Vec::new();
         for (session, found) in sessions {
-            if found.last >= cutoff {
-                lives.insert(session);
-            }
-            if lives.contains(&session) {
-                continue;
-            }
             let mut messages = found.messages;
-            if found.elsewhere || (found.headed && messages == 0) {
+            if found.in_memory || unclear.contains(&session) || (found.headed && messages == 0) {
                 // What waits beyond a window and was born in a later segment is known to that one's index only.
                 let headers = self.session(SessionId(session));
                 if headers.iter().any(|header| !header.status.is_final()) {
@@ -158,17 +174,34 @@ impl Store {
             }
             expired.push(Expiry { session, elsewhere: found.elsewhere, messages });
         }
+        // Neighbours lie side by side in memory.
+        expired.sort_unstable_by_key(|expiry| expiry.session);
         let (carried, bytes) = weigh(file, &lives, purge)?;
         Ok(Verdict { expired, lives, carried, bytes, seen })
     }
 
-    /// What memory knows of sessions, and those of them that it knows to live on.
-    fn in_memory(&self, sessions: &mut HashMap<u64, Found>, unfinished: &[(u64, u64)]) -> HashSet<u64> {
+    /// What memory knows of sessions, and those of them that it knows to live on. Those that have expired as far
+    /// as this segment has them are left out.
+    fn in_memory(
+        &self,
+        sessions: &mut IdMap<u64, Found>,
+        segment: u64,
+        unfinished: &[(u64, u64)],
+    ) -> HashSet<u64> {
         let mut lives = HashSet::new();
-        let ids: Vec<u64> = sessions.keys().copied().collect();
+        let mut ids: Vec<u64> = sessions.keys().copied().collect();
+        ids.sort_unstable();
         for step in ids.chunks(STEP) {
-            let known = self.0.shared.state().sessions(step);
-            for (session, known) in step.iter().zip(known) {
+            let (known, dead) = {
+                let state = self.0.shared.state();
+                let dead: Vec<bool> = step.iter().map(|session| state.is_dead(*session, segment)).collect();
+                (state.sessions(step), dead)
+            };
+            for ((session, known), dead) in step.iter().zip(known).zip(dead) {
+                if dead {
+                    sessions.remove(session);
+                    continue;
+                }
                 if known.unfinished {
                     lives.insert(*session);
                 }
@@ -176,7 +209,7 @@ impl Store {
                     && known.last_activity > i64::MIN
                 {
                     found.last = found.last.max(known.last_activity);
-                    found.elsewhere = true;
+                    (found.elsewhere, found.in_memory) = (true, true);
                 }
             }
         }
@@ -188,46 +221,63 @@ impl Store {
     }
 }
 
+/// Adds the headers that later segments have of sessions which memory does not know. Gives those that have to be looked
+/// at: something there may still wait (with nothing `beyond` windows, what is unfinished is in memory), or counts twice.
+fn count_elsewhere(
+    sessions: &mut IdMap<u64, Found>,
+    there: Vec<(&Arc<IndexFile>, Vec<SessionId>)>,
+    beyond: bool,
+) -> Result<HashSet<u64>, PurgeError> {
+    let mut unclear = HashSet::new();
+    for (file, mut ours) in there {
+        ours.retain(|session| sessions.get(&session.0).is_some_and(|found| !found.in_memory));
+        if ours.is_empty() {
+            continue;
+        }
+        for (session, (settled, provisional)) in ours.iter().zip(file.count_headers(&ours)?) {
+            let Some(found) = sessions.get_mut(&session.0) else { continue };
+            // Of two files with settled headers one may have copies of the other's, from a purge that was cut short.
+            if (beyond && provisional) || (found.messages > 0 && settled > 0) {
+                unclear.insert(session.0);
+            }
+            found.messages += settled;
+        }
+    }
+    Ok(unclear)
+}
+
 /// How many headers have to be written again, and about how many bytes.
 fn weigh(file: &IndexFile, lives: &HashSet<u64>, purge: Purge) -> Result<(u64, u64), PurgeError> {
     let (mut carried, mut bytes) = (0, 0);
-    let mut needed: HashSet<u64> = HashSet::new();
-    file.scan_headers(|header, _| {
-        if lives.contains(&header.session.0) {
-            carried += 1;
-            bytes += weight(&header);
-            needed.extend(header.body_id.map(|body| body.0));
+    let mut needed: HashSet<BodyId> = HashSet::new();
+    if !lives.is_empty() {
+        file.glance_headers(|header| {
+            if lives.contains(&header.session) {
+                carried += 1;
+                bytes += header.length + AROUND;
+                needed.extend(header.body);
+            }
+            Ok(())
+        })?;
+    }
+    file.glance_events(|event| {
+        if outlives(event, lives, purge) {
+            bytes += event.length + AROUND;
         }
-    })?;
-    file.scan_events(|event| {
-        if outlives(&event, lives, purge) {
-            bytes += 64 + event.text.len() + event.detail.as_ref().map_or(0, |detail| detail.0.len());
-        }
+        Ok(())
     })?;
     let mut bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    file.scan_bodies(|body| {
-        if needed.contains(&body.id.0) {
-            bytes += u64::from(body.place.length) + 64;
-        }
-    })?;
+    if !needed.is_empty() {
+        file.scan_bodies(
+            |body| needed.contains(&body),
+            |body| bytes += u64::from(body.place.length) + BESIDE,
+        )?;
+    }
     Ok((carried, bytes))
 }
 
 /// Whether an event is carried when its segment goes.
-pub(super) fn outlives(event: &Event, lives: &HashSet<u64>, purge: Purge) -> bool {
-    let audited = event.who.is_some() && event.at >= purge.audit_before;
-    audited || event.session.is_some_and(|session| lives.contains(&session.0))
-}
-
-/// When something was last done about it.
-fn activity(header: &Header) -> i64 {
-    let finished = header.processed.map_or(i64::MIN, Timestamp::as_microsecond);
-    header.created.as_microsecond().max(finished)
-}
-
-/// About how many bytes of the journal a header takes.
-fn weight(header: &Header) -> usize {
-    let keys: usize = header.keys.iter().map(|(name, value)| name.len() + value.len() + 8).sum();
-    let error = header.error.as_ref().map_or(0, |error| error.text.len() + 32);
-    128 + header.type_name.len() + header.control_id.len() + keys + error
+pub(super) fn outlives(event: &Glimpse<'_>, lives: &HashSet<u64>, purge: Purge) -> bool {
+    let audited = event.audited && event.activity >= purge.audit_before.as_microsecond();
+    audited || (event.session != 0 && lives.contains(&event.session))
 }

@@ -13,6 +13,29 @@ use crate::store::journal::Job;
 use crate::store::keeper::Task;
 use crate::store::{Embedded, Store, recovery};
 
+/// What the store takes on the disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Size {
+    /// Segments below this one.
+    until: u64,
+    sealed: u64,
+    /// The segment that is written to.
+    open: u64,
+    index: u64,
+}
+
+impl Size {
+    pub(super) fn total(self) -> u64 {
+        self.sealed + self.open + self.index
+    }
+
+    /// A segment and its index file went, or would have.
+    pub(super) fn dropped(&mut self, segment: u64, index: u64) {
+        self.sealed = self.sealed.saturating_sub(segment);
+        self.index = self.index.saturating_sub(index);
+    }
+}
+
 impl Store {
     /// The first segment that has to stay. What could go but for a checkpoint gets one; where the open
     /// segment has something that is old enough, it is ended.
@@ -35,7 +58,7 @@ impl Store {
         let newest = embedded.index.files().iter().filter(old).map(|file| file.meta().coverage.segment).max();
         let Some(newest) = newest.filter(|newest| *newest >= covered) else { return Ok(covered) };
         if let Some(most) = purge.down_to
-            && self.size(embedded)? <= most
+            && self.size(embedded)?.total() <= most
         {
             return Ok(covered);
         }
@@ -128,11 +151,19 @@ impl Store {
     }
 
     /// What journal and index take on the disk.
-    pub(super) fn size(&self, embedded: &Embedded) -> Result<u64, PurgeError> {
-        let index: u64 = embedded.index.files().iter().map(|file| file.meta().length).sum();
-        let segments = self.segments(embedded)?;
-        let journal: u64 =
-            segments.into_iter().filter_map(|number| embedded.readers.length(number).ok()).sum();
-        Ok(journal + index)
+    pub(super) fn size(&self, embedded: &Embedded) -> Result<Size, PurgeError> {
+        let first = self.segments(embedded)?.first().copied().unwrap_or_default();
+        let mut size = Size { until: first, sealed: 0, open: 0, index: 0 };
+        self.grown(embedded, &mut size);
+        Ok(size)
+    }
+
+    /// The same after a while: only what is new is looked at.
+    pub(super) fn grown(&self, embedded: &Embedded, size: &mut Size) {
+        let length = |number| embedded.readers.length(number).unwrap_or_default();
+        let open = self.open_segment();
+        size.sealed += (size.until..open).map(length).sum::<u64>();
+        (size.until, size.open) = (open, length(open));
+        size.index = embedded.index.files().iter().map(|file| file.meta().length).sum();
     }
 }

