@@ -122,6 +122,7 @@ fn drain(runtime: &Runtime, path: &Path) -> Outcome<()> {
     let rate = MILLION as f64 / began.elapsed().as_secs_f64();
     println!("emptied at {rate:.0} msgs/s, {}, {}", Memory::now()?, sampler.end());
     runtime.block_on(store.close())?;
+    println!("closed, with the index of the last segment: {}", Memory::now()?);
     Ok(())
 }
 

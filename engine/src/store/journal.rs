@@ -381,7 +381,7 @@ impl Writer {
     fn persist(&mut self, kind: FrameKind) -> Result<(), Stop> {
         let frame = self.frame(kind).map_err(|error| Stop::failed("a transaction is too large", &error))?;
         self.until_room("the journal could not be written", |writer| {
-            let result = writer.write_frame(&frame);
+            let result = writer.write_or_give_up_reserve(&frame);
             if result.is_err() {
                 // Back to the last whole frame. If even that fails, the same bytes go to the same place.
                 let _ = writer.segment.file.truncate(writer.segment.offset);

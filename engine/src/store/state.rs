@@ -73,6 +73,9 @@ pub(super) struct State {
     /// How many entries a queue schedules; what is born beyond them waits in the spine. Without a journal
     /// to read them back from, all.
     window: Option<usize>,
+    /// Of that, what one queue gets among all that are deep, and what the next one would get that becomes so.
+    share: usize,
+    next_share: usize,
     /// Expired sessions that still have rows in index files, and the last segment that may have any.
     pub(super) dead: HashMap<u64, u64>,
     /// What expired in memory, until that is durable.
@@ -81,17 +84,29 @@ pub(super) struct State {
     expired_bodies: Vec<u64>,
 }
 
+/// Every queue schedules so many messages, however many queues are deep.
+const LEAST: usize = 1024;
+
 /// Items in which something may have become ready to take.
 pub(super) type Touched = Vec<Arc<Notify>>;
 
 impl State {
     /// An empty state whose queues schedule at most this many messages at a time.
     pub(super) fn new(window: usize) -> State {
-        State { window: Some(window), ..State::default() }
+        State { window: Some(window), share: window, next_share: window, ..State::default() }
     }
 
     fn window(&self) -> usize {
-        self.window.unwrap_or(usize::MAX)
+        if self.window.is_some() { self.share } else { usize::MAX }
+    }
+
+    /// Where many queues are deep, each gets less: together they must not take more memory with every one. What
+    /// fills a window already stays.
+    fn share_windows(&mut self) {
+        let Some(window) = self.window else { return };
+        let deep = self.items.iter().filter(|item| !item.spine.is_empty()).count();
+        let share = |queues: usize| (window / queues.max(1)).max(window.min(LEAST));
+        (self.share, self.next_share) = (share(deep), share(deep + 1));
     }
 
     // --- folding ---

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Identity, MOST_RESERVE, Next, PREPARED, RESERVE, Segment, Stop, Writer, is_full};
+use super::{Identity, MOST_RESERVE, Next, PREPARED, PendingFrame, RESERVE, Segment, Stop, Writer, is_full};
 use crate::files::{self, File, Files};
 use crate::store::api::StoreFailed;
 use crate::store::codec::Encoder;
@@ -74,6 +74,17 @@ impl Writer {
     pub(super) fn keep_reserve(&mut self) {
         if !self.has_reserve && self.disk.can_prepare(MOST_RESERVE.min(self.segment_size)) {
             self.make_reserve();
+        }
+    }
+
+    /// A segment that was begun where there was no more room than for its beginning goes on in that of the reserve.
+    pub(super) fn write_or_give_up_reserve(&mut self, frame: &PendingFrame) -> io::Result<()> {
+        match self.write_frame(frame) {
+            Err(error) if is_full(&error) && std::mem::take(&mut self.has_reserve) => {
+                self.files.remove(&self.folder.join(RESERVE))?;
+                self.write_frame(frame)
+            }
+            result => result,
         }
     }
 

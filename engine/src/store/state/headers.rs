@@ -31,13 +31,15 @@ impl State {
     pub(super) fn enter(&mut self, id: MessageId, row: Row, touched: &mut Touched) {
         self.saw(id.0);
         self.next_position = self.next_position.max(row.position);
-        let (sequence, window) = (row.sequence, self.window());
+        let (sequence, mut deepens) = (row.sequence, false);
+        let window = if self.window.is_some() { self.next_share } else { usize::MAX };
         if let Some((number, item)) = row.target().map(|target| (target, item(&mut self.items, target))) {
             match (row.kind, row.status) {
                 (Kind::Request, Status::Queued) => {
                     if item.spine.is_empty() && item.queue.depth() < window {
                         item.queue.push(entry(id, &row));
                     } else {
+                        deepens = item.spine.is_empty();
                         item.spine.push(row.position, id.0);
                         self.unplaced.push_back((sequence, number, row.position, row.body_id));
                         self.fresh.spilled.push_heavy(sequence, id.0, row.text_bytes());
@@ -57,6 +59,9 @@ impl State {
             if row.status == Status::Queued {
                 touched.push(item.ready.clone());
             }
+        }
+        if deepens {
+            self.share_windows();
         }
         self.keep_row(id.0, Arc::new(row));
     }
@@ -160,7 +165,7 @@ impl State {
             return;
         }
         let queued = matches!(before, Status::Queued | Status::Delivered);
-        let window = self.window.unwrap_or(usize::MAX);
+        let window = if self.window.is_some() { self.share } else { usize::MAX };
         let beyond = !item.spine.is_empty() && item.spine.first_position().is_some_and(|at| at <= position);
         let waits_beyond = beyond && item.spine.holds(position);
         match status {

@@ -306,6 +306,7 @@ impl State {
 
     /// What the queue that runs low longest should get next.
     pub(in crate::store) fn next_page(&mut self, most: usize) -> Option<Page> {
+        self.share_windows();
         let window = self.window();
         loop {
             let number = self.low.pop_first()?;

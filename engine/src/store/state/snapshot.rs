@@ -146,6 +146,8 @@ impl State {
         for (_, id) in state.fresh.bodies.all() {
             *state.rewritten.entry(id).or_default() += 1;
         }
+        state.share_windows();
+        let window = state.window();
         let low = state.items.iter().enumerate().filter(|(_, item)| item.is_low(window));
         state.low = low.filter_map(|(number, _)| u32::try_from(number).ok()).collect();
         state

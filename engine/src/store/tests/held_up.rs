@@ -1,4 +1,5 @@
 //! A keeper that gets nothing done: writers wait for it, memory stays bounded, and nothing is lost or out of order.
+//! And what else bounds memory: large texts, and many deep queues.
 
 use std::io;
 use std::path::Path;
@@ -9,9 +10,14 @@ use std::time::Duration;
 use super::support::{
     Fixture, commit, embedded, header, item, manual_clock, options, until_complete, with_body,
 };
+use crate::config::settings::{OnSuspend, PoolSize};
 use crate::files::{File, Files, Lock, LockError, Space, SystemFiles};
-use crate::header::Status;
+use crate::header::{Header, Status};
+use crate::id::ItemName;
+use crate::queue::Policy;
+use crate::store::change::{Change, Commit, Move};
 use crate::store::keeper::BEHIND;
+use crate::store::state::{State, Touched};
 use crate::store::{Class, Guard, Lanes, MessageFilter, Op, Store, Transaction, Transition};
 
 /// Files whose index cannot be written while the gate is closed: it takes as long as it takes.
@@ -192,4 +198,57 @@ async fn rows_with_large_texts_leave_memory_earlier() {
     assert_eq!(header.error.unwrap().detail.unwrap().0.len(), 100 * 1024);
     assert!(!fixture.store.0.shared.state().rows.contains_key(&id.0));
     assert!(fixture.store.0.shared.state().rows.contains_key(&other.0), "it waits in a window");
+}
+
+#[test]
+fn many_deep_queues_share_the_window_and_each_is_emptied_in_order() {
+    const QUEUES: usize = 12;
+    const EACH: usize = 2500;
+    let store = Store::memory(manual_clock());
+    let now = store.clock().now();
+    let mut state = State::new(4 * 1024);
+    let (mut touched, mut position) = (Touched::new(), 0);
+    let names: Vec<ItemName> = (0..QUEUES).map(|queue| item(&format!("out{queue}"))).collect();
+    let policy = Policy { pool: PoolSize::Limited(64), ordered: false, on_suspend: OnSuspend::Pass };
+    for name in &names {
+        state.configure_queue(name, policy);
+        for _ in 0..EACH * 2 {
+            position += 1;
+            let header = Header { position, ..header(&store, "lis", name.as_str(), now) };
+            let changes = vec![Change::Header(Box::new(header))];
+            state.apply(&Commit { sequence: position, at: now, changes }, &mut touched);
+        }
+    }
+    let all = (QUEUES * EACH * 2) as u64;
+    let windows = all - state.beyond();
+    assert!(windows >= 4096 + (QUEUES as u64 - 1) * 1024, "{windows}");
+    assert!(windows <= 4096 * 5, "{windows} of {all} are in windows");
+
+    // As one after the other is emptied, those that are left get more.
+    let mut last = 0;
+    for name in &names {
+        let mut left = EACH * 2;
+        while left > 0 {
+            for delivery in state.take(name, Lanes::Requests, 64, now) {
+                let header = delivery.header;
+                assert!(header.position > last);
+                (last, left) = (header.position, left - 1);
+                position += 1;
+                let change = Move {
+                    id: header.id,
+                    to: Status::Completed,
+                    error: None,
+                    attempts: None,
+                    next_attempt: None,
+                    failing_since: None,
+                };
+                let changes = vec![Change::Move(change)];
+                state.apply(&Commit { sequence: position, at: now, changes }, &mut touched);
+            }
+            while let Some(page) = state.next_page(2048) {
+                assert!(state.fill(&page).0.is_empty());
+            }
+        }
+    }
+    assert_eq!(state.beyond(), 0);
 }
