@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::bodies::Bodies;
 use super::change::Change;
@@ -19,6 +20,8 @@ use super::state::State;
 use crate::header::Header;
 use crate::vault::Vault;
 
+/// When what could not be read is tried again.
+const AGAIN: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
 /// How many messages are brought back at a time.
 const PAGE: usize = 2048;
 
@@ -29,8 +32,10 @@ pub(super) type Found = (Header, u64);
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     found: HashMap<u64, Found>,
-    /// Frames that could not be read.
+    /// Frames that are not what was written.
     pub(super) damaged: Vec<Spot>,
+    /// Frames that the disk or the system did not give: perhaps another time.
+    refused: Vec<Spot>,
 }
 
 /// Reads the headers of references from the journal, in the order of its frames.
@@ -48,6 +53,10 @@ pub(super) fn load(references: &[Reference], readers: &Readers, vault: &Vault) -
                 if collect(&frame, spot, &ids, vault, &mut loaded.found).is_err() {
                     loaded.damaged.push(spot);
                 }
+            }
+            // What was in a segment that has been purged was carried, and is looked for where it is now.
+            Err(ReadFailure::Io(_)) if !readers.is_dropped(u64::from(spot.segment)) => {
+                loaded.refused.push(spot)
             }
             Err(ReadFailure::Damaged | ReadFailure::Io(_)) => loaded.damaged.push(spot),
         }
@@ -120,10 +129,26 @@ impl Drop for Pager {
 }
 
 fn run(shared: &Shared, readers: &Readers, calls: &Receiver<()>) {
-    while calls.recv().is_ok() {
+    let mut refused: Vec<u32> = Vec::new();
+    loop {
+        let called = match refused.is_empty() {
+            true => calls.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => calls.recv_timeout(AGAIN),
+        };
+        if called == Err(RecvTimeoutError::Disconnected) {
+            return;
+        }
+        shared.state().low.extend(refused.drain(..));
         loop {
             let Some(page) = shared.state().next_page(PAGE) else { break };
             let loaded = load(&page.absent, readers, &shared.vault);
+            if let Some(spot) = loaded.refused.first() {
+                // Whoever left the queue now would be lost for ever, and nobody behind may go first.
+                refused.push(page.item);
+                let place = readers.frame_name(*spot);
+                shared.report_damage(&place, "messages that wait in a queue, which waits until they can,");
+                continue;
+            }
             let (lost, ready) = {
                 let mut state = shared.state();
                 loaded.enter(&page.absent, &mut state, &shared.bodies);

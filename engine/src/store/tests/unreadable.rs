@@ -172,6 +172,36 @@ async fn what_waits_beyond_a_window_is_needed_too() {
     }
 }
 
+#[tokio::test]
+async fn what_cannot_be_read_now_stays_in_its_queue_and_nothing_overtakes_it() {
+    let files = SimFiles::new();
+    let store = simulated(&files).unwrap();
+    let ids = fill(&store, 60, 0).await;
+    store.close().await.unwrap();
+    drop(store);
+    let files = files.restart();
+    let store = simulated(&files).unwrap();
+    let mut taken = Vec::new();
+    let mut refuse = Some(3);
+    while taken.len() < 60 {
+        if refuse.is_some_and(|at| taken.len() >= at) {
+            refuse = None;
+            files.go_bad(FIRST, 0..1 << 20);
+        }
+        for delivery in store.take(&item("out"), Lanes::Requests, 4) {
+            taken.push(delivery.header.id);
+            let done = Transition::new(delivery.header.id, Guard::Lease(delivery.lease), Status::Completed);
+            commit(&store, vec![Op::Transition(done)]).await.unwrap();
+        }
+        if !corrupt(&store).is_empty() {
+            files.get_well();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    assert_eq!(taken, ids);
+    assert_eq!(corrupt(&store).len(), 1, "{:?}", corrupt(&store));
+}
+
 /// The same on a real disk, with what happens to files there.
 #[tokio::test]
 async fn files_that_are_gone_or_overwritten() {
