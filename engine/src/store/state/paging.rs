@@ -58,12 +58,15 @@ impl<T> Step<T> {
 pub(in crate::store) struct Stored {
     pub(in crate::store) id: MessageId,
     row: Arc<Row>,
+    /// It is wanted as it was before anything was done about it.
+    as_born: bool,
 }
 
 impl Stored {
     /// The header; `names` must have been taken after it.
     pub(in crate::store) fn header(&self, names: &Names) -> Header {
-        self.row.header(self.id, names)
+        let header = self.row.header(self.id, names);
+        if self.as_born { as_born(header) } else { header }
     }
 }
 
@@ -146,9 +149,13 @@ impl State {
     ) -> Step<Stored> {
         let line = if all { &self.fresh.born } else { &self.fresh.spilled };
         Step::of(line.peek(last, from, most), most, |id| {
-            let row = self.rows.get(&id).or_else(|| self.expired.row(id, last));
-            let unfinished = row.is_some_and(|row| !row.status.is_final() || row.sequence > last);
-            (unfinished && (all || self.can_page_out(id))).then(|| self.stored_at(id, last))?
+            let row = self.rows.get(&id).or_else(|| self.expired.row(id, last))?;
+            let later = row.sequence > last;
+            let unfinished = !row.status.is_final() || later;
+            let stored =
+                (unfinished && (all || self.can_page_out(id))).then(|| self.stored_at(id, last))??;
+            // What became of it later a crash may take back.
+            Some(Stored { as_born: later, ..stored })
         })
     }
 
@@ -162,7 +169,7 @@ impl State {
     /// A header in memory, or one that left it after transaction `last` because its session expired.
     fn stored_at(&self, id: u64, last: u64) -> Option<Stored> {
         let row = self.rows.get(&id).or_else(|| self.expired.row(id, last))?;
-        Some(Stored { id: MessageId(id), row: row.clone() })
+        Some(Stored { id: MessageId(id), row: row.clone(), as_born: false })
     }
 
     /// Bodies whose places the index should get.
@@ -409,5 +416,18 @@ impl State {
     /// How many messages wait beyond windows.
     pub(in crate::store) fn beyond(&self) -> u64 {
         self.items.iter().map(|item| count(item.spine.length())).sum()
+    }
+}
+
+/// A message before anything was done about it.
+fn as_born(header: Header) -> Header {
+    Header {
+        status: Status::Queued,
+        error: None,
+        attempts: 0,
+        processed: None,
+        next_attempt: None,
+        failing_since: None,
+        ..header
     }
 }
