@@ -43,8 +43,8 @@ const TRIES: usize = 4;
 const BUSY: u128 = 2000;
 /// How much longer than it worked it then waits, at most…
 const WAY: u32 = 4;
-/// … and only while it drops so much more than is written: (5, 4) = five segments for each four.
-const FASTER: (u64, u64) = (5, 4);
+/// … and only while it drops at least so much of what is written: (3, 4) = three segments for each four.
+const LEAST: (u64, u64) = (3, 4);
 /// How far ahead is looked for what can be dropped behind a segment that mostly lives on.
 const AHEAD: usize = 32;
 
@@ -180,8 +180,8 @@ impl Store {
         Ok(run.purged)
     }
 
-    /// How long the machine is left to others, where they have much to do, nothing is urgent, and the purge gets on
-    /// faster than they write.
+    /// How long the machine is left to others, where they have much to do, nothing is urgent, and the purge does not
+    /// fall far behind what they write.
     fn pause(&self, embedded: &Embedded, run: &Run, worked: Duration, sequence: u64) -> Option<Duration> {
         let done = self.0.shared.state().sequence.saturating_sub(sequence);
         let too_large = run.purge.down_to.is_some_and(|most| run.size.total() > most / 10 * 11);
@@ -365,7 +365,7 @@ impl Purged {
 /// were dropped since the purge began, and so many written.
 fn way(worked: Duration, transactions: u64, dropped: u64, written: u64) -> Option<Duration> {
     let busy = u128::from(transactions) * 1000 > BUSY * worked.as_millis().max(1);
-    let ahead = written.saturating_mul(FASTER.0) <= dropped.saturating_mul(FASTER.1);
+    let ahead = written.saturating_mul(LEAST.0) <= dropped.saturating_mul(LEAST.1);
     (busy && ahead).then(|| worked * WAY)
 }
 
@@ -385,12 +385,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_purge_gives_way_to_many_as_long_as_it_drops_more_than_they_write() {
+    fn a_purge_gives_way_to_many_as_long_as_it_drops_much_of_what_they_write() {
         let worked = Duration::from_millis(20);
         let busy = 20 * u64::try_from(BUSY).unwrap() / 1000 + 1;
         assert_eq!(way(worked, busy, 1, 0), Some(worked * WAY));
         assert_eq!(way(worked, busy - 1, 1, 0), None, "hardly anybody is there");
-        assert_eq!(way(worked, busy, 10, 8), Some(worked * WAY));
-        assert_eq!(way(worked, busy, 10, 9), None, "it would fall behind");
+        assert_eq!(way(worked, busy, 6, 8), Some(worked * WAY));
+        assert_eq!(way(worked, busy, 5, 8), None, "it would fall far behind");
     }
 }
