@@ -126,6 +126,15 @@ async fn a_flipped_byte_is_found_and_repaired_and_the_engine_goes_on() {
     send(inbound, 1000, 1).await;
 }
 
+/// Flips a bit of the first body that has this control id.
+fn damage_body(septet: &Septet, control_id: &[u8; 4]) {
+    let segment = septet.path("data/journal/0000000001.seg");
+    let mut content = std::fs::read(&segment).unwrap();
+    let place = content.windows(4).position(|window| window == control_id).unwrap();
+    content[place + 1] ^= 0x10;
+    std::fs::write(&segment, content).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_export_goes_on_past_a_body_that_cannot_be_read() {
     let (inbound, outbound) = (free_port(), free_port());
@@ -135,11 +144,7 @@ async fn an_export_goes_on_past_a_body_that_cannot_be_read() {
     send(inbound, 0, 3).await;
     receiver.until(3).await;
     assert_eq!(septet.terminate(), Some(0));
-    let segment = septet.path("data/journal/0000000001.seg");
-    let mut content = std::fs::read(&segment).unwrap();
-    let place = content.windows(4).position(|window| window == b"|M1|").unwrap();
-    content[place + 1] ^= 0x10;
-    std::fs::write(&segment, content).unwrap();
+    damage_body(&septet, b"|M1|");
 
     septet.run().await;
     let folder = septet.path("export");
@@ -162,11 +167,7 @@ async fn a_message_whose_body_is_damaged_keeps_its_header_and_is_not_sent_again(
     let messages = septet.get("/api/v1/messages?source=in&control_id=M1").await;
     let id = messages["messages"][0]["id"].as_u64().unwrap();
     assert_eq!(septet.terminate(), Some(0));
-    let segment = septet.path("data/journal/0000000001.seg");
-    let mut content = std::fs::read(&segment).unwrap();
-    let place = content.windows(4).position(|window| window == b"|M1|").unwrap();
-    content[place + 1] ^= 0x10;
-    std::fs::write(&segment, content).unwrap();
+    damage_body(&septet, b"|M1|");
 
     for repaired in [false, true] {
         if repaired {
