@@ -13,7 +13,6 @@ use crate::store::change::{Change, Commit, Move};
 use crate::store::codec::{Encoder, SEALED};
 use crate::vault::VaultError;
 
-/// Reserves the ids below `limit`.
 /// A payload of about `room` bytes (at most, and less than eight below) that stands for lost frames.
 pub(in crate::store) fn encode_lost(frames: u64, room: usize, out: &mut Encoder) {
     // The length of padding takes up to five bytes.
@@ -24,6 +23,7 @@ pub(in crate::store) fn encode_lost(frames: u64, room: usize, out: &mut Encoder)
     }
 }
 
+/// Reserves the ids below `limit`.
 pub(in crate::store) fn encode_reservation(limit: u64, out: &mut Encoder) {
     out.number(2, limit);
 }
