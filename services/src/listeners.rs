@@ -4,8 +4,9 @@
 //!
 //! A service *leases* its path when it binds and *serves* it while it runs. The socket opens with the first
 //! lease and closes with the last, so that a reload can bind the new service before the old one stops. A
-//! path that is leased and not served (the service starts, or is stopped while others go on) answers 503,
-//! so that senders keep their messages.
+//! request for a path that is leased and not served yet (its service starts, while another of the listener
+//! runs) waits for it, as it would in the backlog of a socket of its own; only where that takes too long it
+//! is answered 503, so that senders keep their messages.
 //!
 //! There is no accept task: every serving service accepts from the shared socket and hands the connection
 //! to a task of the listener. A request runs in a task of its own, so that a client that hangs up cancels
@@ -33,6 +34,7 @@ use septet_engine::host::{HostFault, ServiceContext};
 use septet_engine::id::ItemName;
 use septet_engine::server_tls::Reloading;
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,6 +46,8 @@ use connection::connection;
 const IDLE: Duration = Duration::from_secs(30);
 /// Connections waiting to be accepted.
 const BACKLOG: u32 = 1024;
+/// How long a request waits for a service that is starting.
+const STARTING: Duration = Duration::from_secs(10);
 /// How long connections may take to end once their requests are answered.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -96,6 +100,8 @@ struct Listener {
 struct Shared {
     tls: Option<(ServerTls, Reloading)>,
     routes: Mutex<BTreeMap<String, Route>>,
+    /// A route is served from now on, or gone.
+    changed: Notify,
     connections: TaskTracker,
     /// The largest that a service allows, like `idle`.
     max_connections: AtomicU32,
@@ -197,6 +203,7 @@ fn open(
     let shared = Shared {
         tls,
         routes: Mutex::default(),
+        changed: Notify::new(),
         connections: TaskTracker::new(),
         max_connections: AtomicU32::new(0),
         idle: AtomicU64::new(0),
@@ -245,6 +252,7 @@ impl Lease {
         if let Some(route) = shared.routes().get_mut(&self.path) {
             route.served = Some(served);
         }
+        shared.changed.notify_waiters();
         let mut full = false;
         loop {
             let accepted = tokio::select! {
@@ -308,6 +316,7 @@ impl Drop for Lease {
             route.leases -= 1;
             if route.leases == 0 {
                 routes.remove(&self.path);
+                self.listener.shared.changed.notify_waiters();
             }
         }
     }
@@ -346,6 +355,29 @@ impl Shared {
             cx.event(NewEvent::new(Level::Error, "item.error", fault.to_string()));
         }
         Some(acceptor)
+    }
+
+    /// Who serves `path`, as [`Shared::route`] says; waits a while for a service that is starting.
+    async fn served(&self, path: &str) -> Option<Option<Served>> {
+        let route = self.route(path);
+        if !matches!(route, Some(None)) {
+            return route;
+        }
+        let mut patience = std::pin::pin!(self.clock.sleep(STARTING));
+        loop {
+            // Before the look: what changes after it wakes us.
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            let route = self.route(path);
+            if !matches!(route, Some(None)) {
+                return route;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = patience.as_mut() => return route,
+                () = self.closing.cancelled() => return route,
+            }
+        }
     }
 
     /// Who serves `path`; `None` within where its service does not run.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::hl7_common::testing::Desk;
-use crate::listeners::{Limits, lease};
+use crate::listeners::{Lease, Limits, lease};
 
 fn settings(more: Value) -> Settings {
     let mut all = json!({ "listen": "127.0.0.1:0" });
@@ -380,17 +380,58 @@ async fn services_share_a_listener_and_the_longest_path_wins() {
     assert!(refused.is_connect(), "the last one closes the socket");
 }
 
-#[tokio::test]
-async fn a_path_that_is_leased_but_not_served_is_503() {
+/// A service on `/a`, and a lease of `/b` on the same listener that nobody serves yet.
+async fn starting() -> (Bench, Lease, ServiceContext) {
     let listen = format!("127.0.0.1:{}", free_port().await);
     let desk = Desk::new();
     let running = service(&desk, "running", json!({ "listen": listen, "path": "/a" })).await.unwrap();
     let mut cx = desk.context();
     cx.item = "starting".into();
+    cx.stop = CancellationToken::new();
     let lease = lease(running.address, "/b", None, Limits::connections(10), &cx).unwrap();
-    assert_eq!(told(running.post("/b", "text/plain", "x")).await.status, 503);
+    (running, lease, cx)
+}
+
+/// Returns once the request of `answer` waits for its service: its head has been read, and nothing is answered.
+async fn waits(running: &Bench, answer: &JoinHandle<Told>) {
+    // A request that is sent later and answered; on one thread the other is read by then, too.
+    for _ in 0..5 {
+        assert_eq!(told(running.post("/a", "text/plain", "x")).await.status, 202);
+    }
+    assert!(!answer.is_finished(), "answered too early");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_service_that_is_starting() {
+    let (running, lease, cx) = starting().await;
+    let answer = tokio::spawn(told(running.post("/b", "text/plain", "x")));
+    waits(&running, &answer).await;
+    let mount = axum::Router::new().fallback(|| async { "from b" });
+    let serving = cx.clone();
+    let served = tokio::spawn(async move { lease.serve(Arc::new(mount), &serving).await });
+    let told = answer.await.unwrap();
+    assert_eq!((told.status, told.text.as_str()), (200, "from b"));
+    cx.stop.cancel();
+    served.await.unwrap();
+    running.end().await;
+}
+
+#[tokio::test]
+async fn a_request_for_a_service_that_does_not_come_is_503_and_404_when_it_is_gone() {
+    let (running, lease, _) = starting().await;
+    let answer = tokio::spawn(told(running.post("/b", "text/plain", "x")));
+    // The wait may not have begun yet: go on until it has, and is over.
+    while !answer.is_finished() {
+        running.desk.clock.advance(Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let told_late = answer.await.unwrap();
+    assert_eq!((told_late.status, told_late.headers.contains_key("retry-after")), (503, true));
+
+    let answer = tokio::spawn(told(running.post("/b", "text/plain", "x")));
+    waits(&running, &answer).await;
     drop(lease);
-    assert_eq!(told(running.post("/b", "text/plain", "x")).await.status, 404);
+    assert_eq!(answer.await.unwrap().status, 404, "it is told as soon as the path is given up");
     running.end().await;
 }
 

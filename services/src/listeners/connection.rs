@@ -110,7 +110,7 @@ async fn dispatch(
 ) -> Result<Response, Infallible> {
     let mut request = request.map(Body::new);
     request.extensions_mut().insert(ConnectInfo(peer));
-    let Some(route) = shared.route(request.uri().path()) else {
+    let Some(route) = shared.served(request.uri().path()).await else {
         discard_request(request, &shared.clock).await;
         return Ok(problem(StatusCode::NOT_FOUND, "nothing is served at this path", None));
     };
