@@ -93,6 +93,37 @@ async fn a_backup_made_while_messages_come_in_is_checked_and_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backup_into_a_folder_that_holds_something_else_is_refused_and_changes_nothing() {
+    let (inbound, outbound) = (free_port(), free_port());
+    let mut other = Septet::start(&production(inbound, outbound)).await;
+    send(inbound, 0, 3).await;
+    assert_eq!(other.terminate(), Some(0));
+    let content = |septet: &Septet| -> Vec<_> {
+        let files = files_below(&septet.path("data"));
+        files.into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect()
+    };
+    let before = content(&other);
+
+    let septet = Septet::start(&production(free_port(), outbound)).await;
+    let url = septet.url("");
+    let refused = |folder: &std::path::Path| {
+        let made = septet.command(&["store", "backup", "--url", &url, &folder.display().to_string()]);
+        assert_eq!(made.status.code(), Some(2), "{made:?}");
+        let text = String::from_utf8(made.stderr).unwrap();
+        assert!(text.contains("is no backup, and not empty"), "{text}");
+    };
+    refused(&other.path("data"));
+    assert!(content(&other) == before, "the other store is as it was");
+    refused(&septet.path("."));
+    std::fs::create_dir_all(septet.path("empty/lost+found")).unwrap();
+    let empty = septet.path("empty").display().to_string();
+    for _ in 0..2 {
+        let made = septet.command(&["store", "backup", "--url", &url, &empty]);
+        assert_eq!(made.status.code(), Some(0), "{made:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_byte_is_found_and_repaired_and_the_engine_goes_on() {
     let (inbound, outbound) = (free_port(), free_port());
     let _receiver = Receiver::listen(outbound).await;
@@ -257,6 +288,9 @@ async fn a_backup_that_follows_while_segments_are_purged_is_a_whole_store() {
     assert_eq!(septet.terminate(), Some(0));
 
     let at = |name: &str| septet.path(name).display().to_string();
+    let checked =
+        septet.command(&["store", "check", "--key-file", &at("data/store.key"), "--json", &at("backup")]);
+    assert_eq!(json(&checked)["problem_count"], 0, "what was purged is not missing: {checked:?}");
     let restored = septet.command(&["store", "restore", &at("backup"), &at("copy")]);
     assert_eq!(restored.status.code(), Some(0), "{restored:?}");
     std::fs::copy(septet.path("data/store.key"), septet.path("copy/store.key")).unwrap();

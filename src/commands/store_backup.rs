@@ -26,7 +26,7 @@ const PACE: Duration = Duration::from_secs(2);
 pub(crate) struct Backup {
     #[command(flatten)]
     client: Client,
-    /// The backup's folder; made if need be.
+    /// The backup's folder: an earlier backup of this store, or an empty one; made if need be.
     dest: PathBuf,
     /// Goes on copying what is new, until it is stopped.
     #[arg(long)]
@@ -83,6 +83,10 @@ fn local(path: &Path) -> impl FnOnce(std::io::Error) -> Trouble {
 
 impl Backup {
     pub(crate) async fn run(self) -> ExitCode {
+        if let Err(problem) = backup::begin(&SystemFiles, &self.dest) {
+            error(problem);
+            return ExitCode::from(2);
+        }
         if let Err(problem) = SystemFiles.create_dir(&self.dest.join("journal")) {
             error(format_args!("{}: {problem}", self.dest.display()));
             return ExitCode::from(2);
@@ -318,7 +322,7 @@ impl Restore {
                 error(&problem);
                 return ExitCode::from(match problem {
                     BackupError::NoBackup(..) => 2,
-                    BackupError::NotEmpty(..) | BackupError::Damaged { .. } => 1,
+                    BackupError::NotEmpty(..) | BackupError::Occupied(..) | BackupError::Damaged { .. } => 1,
                     BackupError::Open(_) => 3,
                 });
             }

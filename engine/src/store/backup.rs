@@ -10,6 +10,7 @@
 //! | `backup.json` | the [`Manifest`]: what belongs together; written last, aside, and renamed |
 //! | `journal/NUMBER.seg` | segments, perhaps longer than the manifest says: then a copy was cut short |
 //! | `checkpoint-NUMBER-CHECK` | the checkpoint that goes with them |
+//! | `.backup.begun` | there until the first manifest is: what is in the folder is ours, though nothing says so yet |
 //!
 //! It never holds the key. [`restore`] makes a store of it, under a new name (epoch): the copy's idempotency
 //! keys must not be those of the original, which may live on.
@@ -28,6 +29,8 @@ use crate::files::{self, File, Files};
 
 /// The manifest's name.
 pub const MANIFEST: &str = "backup.json";
+/// Says in a folder without a manifest that a backup has been begun there.
+const BEGUN: &str = ".backup.begun";
 /// What names of checkpoints begin with; the number of the segment where reading goes on follows.
 pub const CHECKPOINT: &str = "checkpoint-";
 /// Length of a checkpoint's header, which holds the checksum of the rest.
@@ -93,8 +96,29 @@ impl Manifest {
     pub fn write(&self, files: &dyn Files, folder: &Path) -> Result<(), BackupError> {
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::from);
         let written = text.and_then(|text| files::write_new(files, folder, MANIFEST, &text));
-        written.map_err(|error| BackupError::io(&folder.join(MANIFEST), error))
+        written.map_err(|error| BackupError::io(&folder.join(MANIFEST), error))?;
+        let _ = files.remove(&folder.join(BEGUN));
+        Ok(())
     }
+}
+
+/// Makes a folder ready for a backup. One that holds anything else is refused and left as it is: copies would take
+/// the place of what is there, and of another store's journal all that this one does not have would be removed.
+pub fn begin(files: &dyn Files, folder: &Path) -> Result<(), BackupError> {
+    let failed = |error| BackupError::io(folder, error);
+    let there = match files.list(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+        there => there.map_err(failed)?,
+    };
+    if there.iter().any(|name| name == MANIFEST || name == BEGUN) {
+        return Ok(());
+    }
+    // A lock tells nothing, and a file system may have been made for the backup.
+    if let Some(other) = there.into_iter().find(|name| name != "lock" && name != "lost+found") {
+        return Err(BackupError::Occupied(folder.to_owned(), other));
+    }
+    files.create_dir(folder).map_err(failed)?;
+    files::write_new(files, folder, BEGUN, &[]).map_err(failed)
 }
 
 /// Why a backup could not be made or read.
@@ -106,6 +130,9 @@ pub enum BackupError {
     /// Something is there already.
     #[error("{path} is not empty: {1} is there; a restore overwrites nothing", path = .0.display())]
     NotEmpty(PathBuf, String),
+    /// The folder for a backup holds something else.
+    #[error("{path} is no backup, and not empty: {1} is there; a backup needs a folder of its own", path = .0.display())]
+    Occupied(PathBuf, String),
     /// A file of the backup is not what it should be.
     #[error("{path}:{offset}: {text}", path = .path.display())]
     Damaged {
@@ -207,6 +234,11 @@ impl Store {
 /// The number in the name of a checkpoint.
 pub(super) fn checkpoint_number(name: &str) -> Option<u64> {
     name.strip_prefix(CHECKPOINT)?.parse().ok()
+}
+
+/// The same of one in a store or in a backup.
+pub(super) fn copied_checkpoint_number(name: &str) -> Option<u64> {
+    checkpoint_number(name).or_else(|| checkpoint_number(name.rsplit_once('-')?.0))
 }
 
 /// The newest checkpoint of a store.

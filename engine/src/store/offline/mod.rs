@@ -214,7 +214,7 @@ impl<'a> Folder<'a> {
         }
         let (mut checkpoint, mut bad_checkpoints) = (None, Vec::new());
         for name in names {
-            let Some(number) = backup::checkpoint_number(&name) else { continue };
+            let Some(number) = backup::copied_checkpoint_number(&name) else { continue };
             let file = path.join(name);
             match files.open(&file).and_then(|file| backup::checkpoint_is_whole(&*file)) {
                 Ok(true) => checkpoint = checkpoint.max(Some(number)),

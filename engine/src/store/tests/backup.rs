@@ -8,7 +8,9 @@ use crate::clock::Clock as _;
 use crate::files::SystemFiles;
 use crate::host::{Keep as _, KeepFamily};
 use crate::id::MessageId;
-use crate::store::backup::{BackupError, MANIFEST, Manifest, check_of, checkpoint_name, damage, restore};
+use crate::store::backup::{
+    BackupError, MANIFEST, Manifest, begin, check_of, checkpoint_name, damage, restore,
+};
 use crate::store::offline::{Keys, check};
 use crate::store::{Options, Store};
 
@@ -134,4 +136,21 @@ async fn what_is_no_backup_or_lacks_bytes_is_refused_with_its_place() {
     flipped[6000] ^= 1;
     std::fs::write(&segment, flipped).unwrap();
     assert_eq!(restore(&SystemFiles, backup.path(), &path).unwrap().damaged.len(), 1);
+}
+
+#[tokio::test]
+async fn a_first_backup_that_was_cut_short_is_gone_on_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let fixture = Fixture::on(open(folder.path()), manual_clock(), folder);
+    fill(&fixture, 3).await;
+    let backup = tempfile::tempdir().unwrap();
+    begin(&SystemFiles, backup.path()).unwrap();
+    std::fs::create_dir(backup.path().join("journal")).unwrap();
+    begin(&SystemFiles, backup.path()).unwrap();
+    copy(&fixture.store, backup.path());
+    begin(&SystemFiles, backup.path()).unwrap();
+    // Without its manifest it could be anybody's journal.
+    std::fs::remove_file(backup.path().join(MANIFEST)).unwrap();
+    let refused = begin(&SystemFiles, backup.path()).unwrap_err();
+    assert!(matches!(refused, BackupError::Occupied(..)), "{refused}");
 }
