@@ -24,6 +24,7 @@ pub mod record;
 pub mod registry;
 pub mod reply;
 pub mod server_tls;
+mod sorted;
 pub mod store;
 pub mod token;
 pub mod vault;

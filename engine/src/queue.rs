@@ -12,8 +12,10 @@
 //! first holders of the keys it touched, so every operation costs O(keys × log n). Two cases the invariants
 //! leave open: a key in flight is never started a second time, not even for an older message that was
 //! resumed meanwhile; and a suspended entry *without* keys holds nothing back under `hold_key` (one poison
-//! message never stops the rest, P11), it is marked as overtaken instead.
+//! message never stops the rest, P11), it is marked as overtaken instead. Of a suspended entry only its place
+//! and its keys are known here, in a few bytes: there may be millions of them. Whoever takes one back says both.
 
+mod aside;
 mod lines;
 #[cfg(test)]
 mod model;
@@ -25,9 +27,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use self::aside::Aside;
+use self::lines::Holders;
 use crate::config::settings::{OnSuspend, PoolSize};
 use crate::id::{IdMap, MessageId};
-use lines::Holders;
+use crate::sorted::Sorted;
 
 /// How a queue schedules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,12 +84,12 @@ struct Slot {
 #[derive(Clone, Debug, Default)]
 pub struct Queue {
     policy: Policy,
-    /// Where each entry is, suspended ones included.
+    /// Where each entry is, but for suspended ones.
     places: IdMap<MessageId, u64>,
     /// Unfinished entries.
     slots: BTreeMap<u64, Slot>,
-    /// Suspended entries: they have left the queue and may come back.
-    suspended: BTreeMap<u64, Slot>,
+    /// Suspended and stalled entries, whatever the policy makes of them.
+    aside: Aside,
     /// Eligible entries without a time; without `order_by` all waiting entries.
     ready: BTreeSet<u64>,
     /// With `order_by`: eligible retries by their time.
@@ -93,12 +97,6 @@ pub struct Queue {
     keys: IdMap<u64, Holders>,
     /// With `order_by`: unfinished entries without keys.
     barriers: BTreeSet<u64>,
-    /// Suspended or stalled entries that hold everything behind them.
-    holds: BTreeSet<u64>,
-    /// Suspended or stalled entries that hold nothing, or only their keys.
-    passed: BTreeSet<u64>,
-    /// Those of `passed` that have no keys.
-    passed_barriers: BTreeSet<u64>,
     /// Entries in flight that use a pool slot.
     running: usize,
     stalled: usize,
@@ -127,19 +125,14 @@ impl Queue {
             return;
         }
         let slots = std::mem::take(&mut self.slots);
-        let suspended = std::mem::take(&mut self.suspended);
-        *self = Queue::new(policy);
-        for (position, slot) in suspended {
-            self.places.insert(slot.id, position);
-            self.step_aside(position, &slot.keys);
-            self.suspended.insert(position, slot);
-        }
+        let aside = std::mem::take(&mut self.aside);
+        *self = Queue { aside, ..Queue::new(policy) };
         for (position, slot) in slots {
             self.insert(position, slot);
         }
     }
 
-    /// Adds a new, recovered or resumed entry at its position.
+    /// Adds a new, recovered or resumed entry at its position; one that was suspended has been taken back.
     pub fn push(&mut self, entry: Entry) {
         self.finish(entry.id);
         let Entry { id, position, keys, not_before } = entry;
@@ -209,23 +202,39 @@ impl Queue {
         }
     }
 
-    /// An entry (in flight, waiting or suspended) is finished and forgotten.
+    /// An entry (in flight or waiting) is finished and forgotten.
     pub fn finish(&mut self, id: MessageId) {
-        let Some(position) = self.places.remove(&id) else { return };
-        if self.remove(position).is_none()
-            && let Some(slot) = self.suspended.remove(&position)
-        {
-            self.step_back(position, &slot.keys);
+        if let Some(position) = self.places.remove(&id) {
+            self.remove(position);
         }
     }
 
-    /// An entry is suspended: out of the queue, holding back what the policy says.
-    pub fn suspend(&mut self, id: MessageId) {
-        let Some(position) = self.places.get(&id).copied() else { return };
-        if let Some(slot) = self.remove(position) {
-            self.step_aside(position, &slot.keys);
-            self.suspended.insert(position, slot);
-        }
+    /// An entry is suspended: out of the queue, holding back what the policy says. It need not have been here.
+    pub fn suspend(&mut self, id: MessageId, position: u64, keys: &[u64]) {
+        self.finish(id);
+        self.step_aside(position, keys);
+    }
+
+    /// A suspended entry is no longer: it is finished, or about to be pushed again.
+    pub fn take_back(&mut self, position: u64, keys: &[u64]) {
+        self.step_back(position, keys);
+    }
+
+    /// As [`Queue::take_back`], where nobody knows its keys any more. Looks at all that is suspended.
+    pub fn take_back_lost(&mut self, position: u64) {
+        let keys = self.aside.keys_of(position);
+        self.step_back(position, &keys);
+    }
+
+    /// The keys of suspended and stalled entries, and their positions.
+    pub(crate) fn keys_aside(&self) -> &Sorted<(u64, u64)> {
+        self.aside.keyed()
+    }
+
+    /// Entries that were suspended when a checkpoint was made: their positions, and what [`Queue::keys_aside`] gave
+    /// then, of which only those count.
+    pub(crate) fn set_aside(&mut self, positions: &Sorted<u64>, keyed: &Sorted<(u64, u64)>) {
+        self.aside.restore(positions, keyed);
     }
 
     /// A process instance in flight gives up its slot because what it called is suspended (`true`), or
@@ -283,7 +292,7 @@ impl Queue {
 
     /// Whether neither a barrier nor a held item stands before `position`.
     fn may_pass(&self, position: u64) -> bool {
-        if self.holds.first().is_some_and(|hold| *hold < position) {
+        if self.policy.on_suspend == OnSuspend::HoldItem && self.aside.any_before(position) {
             return false;
         }
         if !self.policy.ordered {
@@ -304,17 +313,17 @@ impl Queue {
     }
 
     fn overtakes(&self, position: u64) -> bool {
-        let before = |passed: &BTreeSet<u64>| passed.first().is_some_and(|first| *first < position);
-        if !self.policy.ordered {
-            return before(&self.passed);
-        }
-        if !before(&self.passed) {
+        if self.policy.on_suspend == OnSuspend::HoldItem || !self.aside.any_before(position) {
             return false;
         }
+        if !self.policy.ordered || self.aside.bare_before(position) {
+            return true;
+        }
         let keys = self.slots.get(&position).map(|slot| slot.keys.clone()).unwrap_or_default();
-        keys.is_empty()
-            || before(&self.passed_barriers)
-            || keys.iter().filter_map(|key| self.keys.get(key)).any(|holders| before(&holders.passed))
+        // Whose key is held does not run.
+        let passes =
+            |key: &u64| self.policy.on_suspend == OnSuspend::Pass && self.aside.key_before(*key, position);
+        keys.is_empty() || keys.iter().any(passes)
     }
 
     fn release_due(&mut self, now: Timestamp) {

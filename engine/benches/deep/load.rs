@@ -22,6 +22,8 @@ use super::Outcome;
 pub(crate) const WRITERS: u64 = 64;
 /// The first messages, unlike all others.
 pub(crate) const OLD: u64 = 2000;
+/// Who suspends what it gets; its messages have an order key each.
+pub(crate) const REFUSER: &str = "refuser";
 const TARGETS: u64 = 8;
 /// Taken at once, as an item with a pool does.
 const TOGETHER: usize = 64;
@@ -179,7 +181,7 @@ async fn receive_one(store: &Store, target: Option<&str>, traits: Traits, text: 
         keys: keys.into(),
         reply_to: ReplyTo::Nobody,
         position: 0,
-        order_keys: Arc::default(),
+        order_keys: if target == Some(REFUSER) { [scattered(traits.number)].into() } else { Arc::default() },
         next_attempt: None,
         failing_since: None,
         unsolicited: false,
@@ -228,6 +230,64 @@ pub(crate) async fn drain(store: &Store, target: &str, count: u64) -> Outcome<()
     }
     store.durable(last).await?;
     Ok(())
+}
+
+/// Suspends so many messages, each refused as a receiver does.
+pub(crate) async fn suspend(store: &Store, count: u64) -> Outcome<()> {
+    let item = ItemName::new(REFUSER);
+    configure(store, &item);
+    let ready = store.ready(&item);
+    let (mut done, mut last) = (0, 0);
+    while done < count {
+        let taken = store.take(&item, Lanes::Requests, TOGETHER);
+        if taken.is_empty() {
+            ready.notified().await;
+            continue;
+        }
+        for delivery in taken {
+            let permit = store.reserve(Class::Completion, 0).await?;
+            let guard = Guard::Lease(delivery.lease);
+            let mut transition = Transition::new(delivery.header.id, guard, Status::Suspended);
+            let (code, text) = ("AR".into(), "the receiver refused it: unknown patient".into());
+            transition.error = Some(Some(Fault { name: "reject".into(), code, text, detail: None }));
+            last = store.submit(permit, Transaction::new(vec![Op::Transition(transition)]))?.sequence;
+            done += 1;
+        }
+    }
+    store.durable(last).await?;
+    Ok(())
+}
+
+/// Discards so many suspended messages, oldest first; or resumes them, while they are delivered.
+pub(crate) async fn settle(store: &Store, most: u64, resume: bool) -> Outcome<u64> {
+    const PAGE: usize = 500;
+    let filter = MessageFilter { status: vec![Status::Suspended], ..MessageFilter::default() };
+    let (mut ids, mut before) = (Vec::new(), None);
+    loop {
+        let page = store.search(&filter, before, PAGE).await?;
+        ids.extend(page.entries.iter().map(|header| header.id));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    let count = ids.len().min(most as usize);
+    let to = if resume { Status::Queued } else { Status::Discarded };
+    let drains = resume.then(|| {
+        let store = store.clone();
+        tokio::spawn(async move { drain(&store, REFUSER, count as u64).await })
+    });
+    let mut last = 0;
+    for id in ids.into_iter().rev().take(count) {
+        let permit = store.reserve(Class::Completion, 0).await?;
+        let transition = Transition::new(id, Guard::Status(Status::Suspended), to);
+        last = store.submit(permit, Transaction::new(vec![Op::Transition(transition)]))?.sequence;
+    }
+    store.durable(last).await?;
+    if let Some(drains) = drains {
+        drains.await??;
+    }
+    Ok(count as u64)
 }
 
 /// Keeps so many values, as duplicate detection does: the answer to a message, under a hash of it.

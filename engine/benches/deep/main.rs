@@ -1,10 +1,10 @@
 //! What a store costs when much is in it: the rate of receiving and delivering as millions gather, the memory
-//! it takes, a start after a crash, searches of every kind, a queue that nobody empties, and a million kept
-//! values.
+//! it takes, a start after a crash, searches of every kind, a queue that nobody empties, a million kept
+//! values, and a million suspended messages.
 //!
 //! `cargo bench -p septet-engine --bench deep [-- MILLIONS [FOLDER]]` does all of it. One phase after the
 //! other, so that filling may share the machine and measuring need not:
-//! `-- fill MILLIONS FOLDER`, `-- search FOLDER`, `-- wait FOLDER`, `-- drain FOLDER`, `-- kept FOLDER`.
+//! `-- fill MILLIONS FOLDER`, `-- search FOLDER`, `-- wait FOLDER`, `-- drain FOLDER`, `-- kept FOLDER`, `-- suspended FOLDER`.
 
 mod load;
 mod process;
@@ -41,6 +41,7 @@ fn main() -> Outcome<()> {
         ["search", folder] => search(&runtime, &Path::new(folder).join("deep")),
         ["wait", folder] => wait(&runtime, &Path::new(folder).join("deep")),
         ["drain", folder] => drain(&runtime, &Path::new(folder).join("deep")),
+        ["suspended", folder] => suspended(&runtime, &Path::new(folder).join("suspended")),
         ["kept", folder] => kept(&runtime, &Path::new(folder).join("kept")),
         rest => {
             let millions = rest.first().map_or(Ok(2), |text| text.parse())?;
@@ -52,7 +53,8 @@ fn main() -> Outcome<()> {
             wait(&runtime, &path)?;
             drain(&runtime, &path)?;
             std::fs::remove_dir_all(&path)?;
-            kept(&runtime, &folder.join("kept"))
+            kept(&runtime, &folder.join("kept"))?;
+            suspended(&runtime, &folder.join("suspended"))
         }
     }
 }
@@ -124,6 +126,39 @@ fn drain(runtime: &Runtime, path: &Path) -> Outcome<()> {
     runtime.block_on(store.close())?;
     println!("closed, with the index of the last segment: {}", Memory::now()?);
     Ok(())
+}
+
+/// A million that a broken receiver refuses, each of another patient; half of them are discarded in the end, the other
+/// half goes back to its places and is delivered.
+fn suspended(runtime: &Runtime, path: &Path) -> Outcome<()> {
+    const EACH: u64 = 100_000;
+    let _ = std::fs::remove_dir_all(path);
+    let store = open(path)?;
+    let began = Instant::now();
+    for first in (0..MILLION).step_by(EACH as usize) {
+        let count = EACH.min(MILLION - first);
+        runtime.block_on(load::receive(&store, Some(load::REFUSER), first, count))?;
+        runtime.block_on(load::suspend(&store, count))?;
+        if (first / EACH) % 3 == 2 {
+            println!("{:>9} suspended: {}", first + count, Memory::now()?);
+        }
+    }
+    let rate = MILLION as f64 / began.elapsed().as_secs_f64();
+    println!("received and suspended at {rate:.0} msgs/s, {}", Memory::now()?);
+    drop(store);
+    let store = open(path)?;
+    runtime.block_on(searches::aside(&store))?;
+    for (resume, what) in [(false, "discarded"), (true, "resumed and delivered")] {
+        process::forget_peak()?;
+        let began = Instant::now();
+        let count = runtime.block_on(load::settle(&store, MILLION / 2, resume))?;
+        let rate = count as f64 / began.elapsed().as_secs_f64();
+        println!("{count} {what} at {rate:.0} msgs/s, {}", Memory::now()?);
+    }
+    runtime.block_on(store.close())?;
+    drop(store);
+    drop(open(path)?);
+    Ok(std::fs::remove_dir_all(path)?)
 }
 
 /// A million values as duplicate detection keeps them, while messages flow and checkpoints are written.

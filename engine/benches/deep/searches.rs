@@ -174,6 +174,25 @@ pub(crate) async fn waiting(store: &Store) -> Outcome<()> {
     Ok(())
 }
 
+/// Searches for what is suspended.
+pub(crate) async fn aside(store: &Store) -> Outcome<()> {
+    let filter = |status| MessageFilter { status: vec![status], ..MessageFilter::default() };
+    let newest = store.search(&filter(Status::Suspended), None, 1).await?.entries.pop();
+    let newest = newest.map_or(1, |header| header.id.0);
+    let filters: [(&str, &dyn Fn(u64) -> Search); 4] = [
+        ("suspended", &|_| (filter(Status::Suspended), None)),
+        ("suspended, from anywhere", &|seed| (filter(Status::Suspended), Some(scattered(seed) % newest))),
+        ("suspended + rare key", &|seed| {
+            (with_key(filter(Status::Suspended), "mrn", format!("{:08}", scattered(seed) % 100_000)), None)
+        }),
+        ("queued", &|_| (filter(Status::Queued), None)),
+    ];
+    for (name, search) in filters {
+        println!("{}", measure(store, ROUNDS, search).await?.line(name));
+    }
+    Ok(())
+}
+
 /// Milliseconds, sorted, and how many messages were found.
 struct Times(Vec<f64>, usize);
 

@@ -45,8 +45,7 @@ impl Engine {
         }
         let filter = MessageFilter { status: vec![Status::Suspended], ..filter.clone() };
         let (mut ids, mut walk) = (Ids::default(), Walk::default());
-        // What is suspended is always in memory: these pages are never behind.
-        while let Some((page, _)) = walk.next(self.core(), &filter).await? {
+        while let Some(page) = walk.next(self.core(), &filter).await? {
             ids.push(&page.iter().map(|header| header.id).collect::<Vec<_>>());
         }
         if dry_run {

@@ -314,12 +314,7 @@ impl Engine {
 
     async fn preflight(&self, order: &Order) -> Result<Preflight, ControlError> {
         let (mut found, mut walk) = (Preflight::default(), Walk::default());
-        while let Some((page, lag_ms)) = walk.next(self.core(), &order.filter).await? {
-            if lag_ms > 0 {
-                let text =
-                    "the index is being made again: not everything that the filter selects is known yet";
-                return Err(ControlError::Unavailable(text.to_owned()));
-            }
+        while let Some(page) = walk.next(self.core(), &order.filter).await? {
             let (engine, target) = (self.clone(), order.target.clone());
             // Sessions that are not in memory are read from the disk.
             let looked = tokio::task::spawn_blocking(move || {

@@ -23,19 +23,23 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// The next page, and by how many milliseconds it may be behind; `None` at the end.
+    /// The next page; `None` at the end. Refused where not everything that the filter selects may be known yet.
     pub(super) async fn next(
         &mut self,
         core: &Core,
         filter: &MessageFilter,
-    ) -> Result<Option<(Vec<Header>, u64)>, ControlError> {
+    ) -> Result<Option<Vec<Header>>, ControlError> {
         if self.ended {
             return Ok(None);
         }
         let page = core.store.search(filter, self.before, PAGE).await;
         let page = page.map_err(|error: ReadError| ControlError::Unavailable(error.to_string()))?;
+        if page.lag_ms > 0 {
+            let text = "the index is being made again: not everything that the filter selects is known yet";
+            return Err(ControlError::Unavailable(text.to_owned()));
+        }
         (self.before, self.ended) = (page.next, page.next.is_none());
-        Ok(Some((page.entries, page.lag_ms)))
+        Ok(Some(page.entries))
     }
 }
 

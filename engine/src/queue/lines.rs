@@ -2,20 +2,18 @@
 //! [`Queue`] says what happens to an entry; here every index follows, and whoever becomes first in its lines
 //! becomes eligible. Nothing here decides when something runs.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::{Queue, Slot, State};
 use crate::config::settings::OnSuspend;
 
-/// The unfinished holders of one key, and what is suspended with it.
+/// The unfinished holders of one key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Holders {
     /// Everything that must come in order.
     line: Line,
     /// How many of them are in flight: one, or two after a stall ended.
     running: u32,
-    /// Suspended or stalled entries that let others pass.
-    pub(super) passed: BTreeSet<u64>,
 }
 
 /// Positions in order. Most lines have one; most that come, come last, and most that go are first.
@@ -52,7 +50,7 @@ impl Line {
 
 impl Holders {
     fn is_empty(&self) -> bool {
-        self.line.first.is_none() && self.passed.is_empty() && self.running == 0
+        self.line.first.is_none() && self.running == 0
     }
 }
 
@@ -150,43 +148,24 @@ impl Queue {
 
     /// A suspended or stalled entry holds back what the policy says.
     pub(super) fn step_aside(&mut self, position: u64, keys: &[u64]) {
-        match self.policy.on_suspend {
-            OnSuspend::HoldItem => {
-                self.holds.insert(position);
-            }
-            OnSuspend::HoldKey if self.policy.ordered && !keys.is_empty() => {
-                self.passed.insert(position);
-                self.line_up(position, keys);
-            }
-            OnSuspend::HoldKey | OnSuspend::Pass => {
-                self.passed.insert(position);
-                if keys.is_empty() {
-                    self.passed_barriers.insert(position);
-                }
-                for key in keys.iter().filter(|_| self.policy.ordered) {
-                    self.keys.entry(*key).or_default().passed.insert(position);
-                }
-            }
-        }
+        self.aside.insert(position, keys);
+        self.recheck_held(keys);
     }
 
     /// Undoes [`Queue::step_aside`].
     pub(super) fn step_back(&mut self, position: u64, keys: &[u64]) {
-        self.holds.remove(&position);
-        self.passed.remove(&position);
-        self.passed_barriers.remove(&position);
-        if !self.policy.ordered {
-            return;
-        }
-        for key in keys {
-            if let Some(holders) = self.keys.get_mut(key) {
-                holders.passed.remove(&position);
-                holders.line.remove(position);
-            }
-            self.tidy(*key);
-        }
-        for key in keys {
-            self.recheck_first(*key);
+        self.aside.remove(position, keys);
+        self.recheck_held(keys);
+    }
+
+    /// Whether a key is held by an entry that stands aside before a position.
+    fn is_held(&self, key: u64, position: u64) -> bool {
+        self.policy.on_suspend == OnSuspend::HoldKey && self.aside.key_before(key, position)
+    }
+
+    fn recheck_held(&mut self, keys: &[u64]) {
+        if self.policy.ordered && self.policy.on_suspend == OnSuspend::HoldKey {
+            keys.iter().for_each(|key| self.recheck_first(*key));
         }
     }
 
@@ -211,6 +190,7 @@ impl Queue {
             self.keys
                 .get(key)
                 .is_some_and(|holders| holders.running == 0 && holders.line.first == Some(position))
+                && !self.is_held(*key, position)
         };
         let eligible = slot.keys.iter().all(free);
         match (eligible, slot.not_before) {

@@ -137,8 +137,11 @@ proptest! {
                     prop_assert_eq!(taken, model.take(at(now), max));
                 }
                 Step::Finish(n) => if let Some(place) = nth(&model, n, &[At::Running, At::Suspended, At::Waiting, At::Stalled]) {
-                    queue.finish(MessageId(place));
-                    model.entries.remove(&place);
+                    let entry = model.entries.remove(&place).unwrap();
+                    match entry.at {
+                        At::Suspended => queue.take_back(place, &entry.keys),
+                        _ => queue.finish(MessageId(place)),
+                    }
                 },
                 Step::PutBack(n, wait) => if let Some(place) = nth(&model, n, &[At::Running]) {
                     let due = wait.map(|wait| at(now + wait));
@@ -147,11 +150,13 @@ proptest! {
                     (entry.at, entry.not_before) = (At::Waiting, due);
                 },
                 Step::Suspend(n) => if let Some(place) = nth(&model, n, &[At::Running, At::Waiting]) {
-                    queue.suspend(MessageId(place));
-                    model.entries.get_mut(&place).unwrap().at = At::Suspended;
+                    let entry = model.entries.get_mut(&place).unwrap();
+                    queue.suspend(MessageId(place), place, &entry.keys);
+                    entry.at = At::Suspended;
                 },
                 Step::Resume(n) => if let Some(place) = nth(&model, n, &[At::Suspended]) {
                     let entry = model.entries.get_mut(&place).unwrap();
+                    queue.take_back(place, &entry.keys);
                     push(&mut queue, place, &entry.keys.clone());
                     (entry.at, entry.not_before) = (At::Waiting, None);
                 },

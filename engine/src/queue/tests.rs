@@ -113,14 +113,15 @@ fn a_suspended_entry_holds_its_key_and_comes_back_to_its_place() {
         push(&mut queue, id, &[key]);
     }
     assert_eq!(take(&mut queue, 0), [1, 3]);
-    queue.suspend(MessageId(1));
+    queue.suspend(MessageId(1), 1, &[10]);
     assert_eq!((queue.depth(), queue.head()), (3, Some(MessageId(2))));
     assert_eq!(take(&mut queue, 0), [0; 0]);
+    queue.take_back(1, &[10]);
     push(&mut queue, 1, &[10]);
     assert_eq!(queue.head(), Some(MessageId(1)));
     assert_eq!(take(&mut queue, 0), [1]);
-    queue.suspend(MessageId(1));
-    queue.finish(MessageId(1));
+    queue.suspend(MessageId(1), 1, &[10]);
+    queue.take_back_lost(1);
     assert_eq!(take(&mut queue, 0), [2]);
 }
 
@@ -129,7 +130,7 @@ fn passing_a_suspended_entry_is_marked() {
     let mut unordered = queue(1, false, OnSuspend::Pass);
     (1..=2).for_each(|id| push(&mut unordered, id, &[]));
     assert!(!unordered.take(at(0), 1).iter().any(|taken| taken.overtakes));
-    unordered.suspend(MessageId(1));
+    unordered.suspend(MessageId(1), 1, &[]);
     assert!(unordered.take(at(0), 1).iter().all(|taken| taken.overtakes));
 
     let mut ordered = queue(4, true, OnSuspend::Pass);
@@ -137,7 +138,7 @@ fn passing_a_suspended_entry_is_marked() {
         push(&mut ordered, id, &[key]);
     }
     assert_eq!(take(&mut ordered, 0), [1, 2]);
-    ordered.suspend(MessageId(1));
+    ordered.suspend(MessageId(1), 1, &[10]);
     let taken = ordered.take(at(0), 4);
     assert_eq!(taken, [Taken { id: MessageId(3), overtakes: true }]);
 }
@@ -147,10 +148,10 @@ fn a_held_item_starts_nothing_behind_the_suspended_entry() {
     let mut queue = queue(4, false, OnSuspend::HoldItem);
     (1..=3).for_each(|id| push(&mut queue, id, &[]));
     assert_eq!(queue.take(at(0), 2).len(), 2);
-    queue.suspend(MessageId(2));
+    queue.suspend(MessageId(2), 2, &[]);
     queue.put_back(MessageId(1), None);
     assert_eq!(take(&mut queue, 0), [1]);
-    queue.finish(MessageId(2));
+    queue.take_back(2, &[]);
     assert_eq!(take(&mut queue, 0), [3]);
 }
 

@@ -10,12 +10,14 @@
 //!
 //! | in | tags |
 //! |---|---|
-//! | payload | 1 transaction, 2 segment, 3 next position, 4 highest id, 5 first id not reserved, 16 item, 17 header, 18 event, 19 kept value, 20 body, 21 line of what the index does not have, 22 expired session, 23 references of the item before (see `spine::Chunk`) |
+//! | payload | 1 transaction, 2 segment, 3 next position, 4 highest id, 5 first id not reserved, 16 item, 17 header, 18 event, 19 kept value, 20 body, 21 line of what the index does not have, 22 expired session, 23 references of the item before (see `spine::Chunk`), 24 suspended messages of it that need not be in memory, 25 keys of its suspended messages |
 //! | item | 1 name, 2 receives, 3 taken in, 4 rejected, 5 completed, 6 errors, 7 last activity, 8 last error, 9 reference (read only: until 23 came), 10 message that came back beyond the window |
 //! | header | 1 transaction, 2 the header as in the journal |
 //! | body | 1 id, 2 type, 3 content type, 4 charset, 5 place |
 //! | reference | 1 id, 2 position, 3 frame (segment, offset), 4 type, 5 content type, 6 charset, 7 place |
 //! | place | segment u64 ‖ offset u64 ‖ length u32 ‖ CRC-32 u32 ‖ sealed u8 |
+//! | suspended | 1 id u64 ‖ position u64 ‖ frame (segment, offset) u64, again and again |
+//! | keys | 1 order key u64 ‖ position u64, again and again |
 //! | came back | 1 id, 2 position |
 //! | line | 1 number, 2 pairs of transaction u64 and id u64 |
 //! | expired session | 1 session, 2 last segment that may have a row of it |

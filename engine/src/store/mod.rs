@@ -65,7 +65,7 @@
 //!
 //! # What is in memory
 //! Headers that are unfinished or not yet in the index, and their bodies' places; events not yet in the index;
-//! kept values; per queue a window of messages and references to those beyond it. The keeper moves what is
+//! kept values; per queue a window of messages and references to those beyond it, and to suspended ones. The keeper moves what is
 //! durable and final into index files and writes checkpoints; the pager brings waiting messages back. Reading
 //! asks memory first, then the index: what leaves memory in between is found in the index.
 //!
@@ -279,7 +279,7 @@ impl Store {
             self.bring_back(conflict)?;
             state = shared.state();
         }
-        state.place(&mut changes);
+        state.place(&mut changes, at);
         let changes = changes.into_iter().map(|settling| settling.change).collect();
         Ok(self.commit(state, permit, at, changes))
     }
@@ -332,15 +332,14 @@ impl Store {
         let Some(embedded) = &self.0.embedded else { return Err(conflict) };
         let mut frame = None;
         loop {
-            let absent = shared.state().absent(id);
-            let Some((_, reference)) = absent.filter(|(_, now)| frame.is_none() || now.frame != frame) else {
+            let wanted = shared.state().wanted(id);
+            let Some((now, references)) = wanted.filter(|(now, _)| frame.is_none() || *now != frame) else {
                 // It may have come back by itself meanwhile.
                 let back = shared.state().rows.contains_key(&id.0);
                 return if back { Ok(()) } else { Err(conflict) };
             };
             // Tried again where a purge has carried it to another place meanwhile.
-            frame = reference.frame;
-            let references = [reference];
+            frame = now;
             let loaded = pager::load(&references, &embedded.readers, &shared.vault);
             let mut state = shared.state();
             loaded.enter(&references, &mut state, &shared.bodies);

@@ -18,6 +18,7 @@ use super::shared::Shared;
 use super::spine::{Reference, Spot};
 use super::state::State;
 use crate::header::Header;
+use crate::id::MessageId;
 use crate::vault::Vault;
 
 /// When what could not be read is tried again.
@@ -85,6 +86,11 @@ fn collect(
 }
 
 impl Loaded {
+    /// The header of one.
+    pub(super) fn take(&mut self, id: MessageId) -> Option<Header> {
+        self.found.remove(&id.0).map(|(header, _)| header)
+    }
+
     /// Puts what was read into memory.
     pub(super) fn enter(&self, references: &[Reference], state: &mut State, bodies: &Bodies) {
         for reference in references {

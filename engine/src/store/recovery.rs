@@ -479,7 +479,8 @@ impl Recovery<'_> {
     }
 }
 
-/// A message that waits beyond its queue's window is about to change: it and those behind it come back.
+/// A message that waits beyond its queue's window, or is suspended, is about to change: it and those behind it come
+/// back.
 fn bring_back(shared: &Shared, keeper: &Keeper, id: MessageId) {
     let references = {
         let state = shared.state();
@@ -487,7 +488,10 @@ fn bring_back(shared: &Shared, keeper: &Keeper, id: MessageId) {
             return;
         }
         match state.absent(id) {
-            Some((item, reference)) => state.behind(item, reference.position),
+            Some((item, reference)) => match state.parked(id.0) {
+                Some(_) => state.neighbours(item, &reference),
+                None => state.behind(item, reference.position),
+            },
             None => return,
         }
     };

@@ -25,7 +25,7 @@ pub(super) struct Spot {
 }
 
 impl Spot {
-    const NOWHERE: Spot = Spot { segment: 0, offset: 0 };
+    pub(super) const NOWHERE: Spot = Spot { segment: 0, offset: 0 };
 
     /// `None` beyond what a reference can say: such a header stays in memory.
     pub(super) fn new(segment: u64, offset: u64) -> Option<Spot> {

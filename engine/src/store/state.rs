@@ -11,6 +11,7 @@ mod expired;
 mod headers;
 mod item;
 mod paging;
+mod parked;
 mod snapshot;
 mod submit;
 mod views;
@@ -24,6 +25,8 @@ use self::expired::Expired;
 use self::item::Item;
 #[cfg(test)]
 pub(super) use self::paging::{Page, Stored};
+pub(super) use self::parked::Parked;
+use self::parked::Visiting;
 pub(super) use self::snapshot::{ItemSnapshot, Snapshot, respine};
 use super::change::{Change, Commit};
 use super::fresh::Fresh;
@@ -64,8 +67,12 @@ pub(super) struct State {
     rewritten: IdMap<u64, u32>,
     /// How many headers in memory have each body.
     body_users: IdMap<u64, u32>,
-    /// Born beyond a window and not yet known to be in the journal: transaction, item, position, body.
-    unplaced: VecDeque<(u64, u32, u64, u64)>,
+    /// Beyond a window, or suspended, and not yet known to be in the journal.
+    unplaced: VecDeque<Unplaced>,
+    /// Suspended messages that were read back.
+    visiting: Visiting,
+    /// How suspended messages stood before what was done to them, until that is durable.
+    stood: Expired,
     /// Items whose window runs low while messages wait beyond it.
     pub(super) low: BTreeSet<u32>,
     /// How many headers and events have come back into memory so far.
@@ -82,6 +89,18 @@ pub(super) struct State {
     expired: Expired,
     /// Bodies of what expired in memory: nobody needs them any more.
     expired_bodies: Vec<u64>,
+}
+
+/// A header that is on its way into the journal.
+#[derive(Clone, Copy, Debug)]
+struct Unplaced {
+    /// The transaction.
+    sequence: u64,
+    item: u32,
+    position: u64,
+    body: u64,
+    /// The id of one that is suspended; the others wait beyond a window.
+    parks: Option<u64>,
 }
 
 /// Every queue schedules so many messages, however many queues are deep.

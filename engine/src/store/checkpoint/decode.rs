@@ -12,7 +12,7 @@ use crate::store::change::Change;
 use crate::store::codec::{self, DecodeError, Field, Fields};
 use crate::store::record::{self, RecordError};
 use crate::store::spine::{Chunk, Reference, Spot};
-use crate::store::state::{ItemSnapshot, Snapshot, respine};
+use crate::store::state::{ItemSnapshot, Parked, Snapshot, respine};
 use crate::vault::Vault;
 
 /// The payload of a file, of which a piece is in memory.
@@ -193,10 +193,45 @@ fn payload(mut input: Input<'_>, vault: &Vault) -> Result<Checkpoint, Failure> {
                 let item = snapshot.items.last_mut().ok_or(DecodeError::Malformed)?;
                 item.spine.append(chunk).then_some(()).ok_or(DecodeError::Malformed)?;
             }
+            24 => {
+                let item = snapshot.items.last_mut().ok_or(DecodeError::Malformed)?;
+                for [id, position, spot] in tuples(field)? {
+                    let frame = Spot::new(spot >> 32, spot & u64::from(u32::MAX));
+                    let frame = frame.ok_or(DecodeError::Malformed)?;
+                    item.parked.insert(Parked { id, position, frame });
+                }
+            }
+            25 => {
+                let item = snapshot.items.last_mut().ok_or(DecodeError::Malformed)?;
+                for [key, position] in tuples(field)? {
+                    item.keys_aside.insert((key, position));
+                }
+            }
             _ => field.skip()?,
         }
     }
     Ok(out)
+}
+
+/// Numbers of eight bytes, so many together.
+fn tuples<const N: usize>(field: Field<'_>) -> Result<impl Iterator<Item = [u64; N]>, RecordError> {
+    let mut bytes: &[u8] = &[];
+    for field in field.fields() {
+        let field = field?;
+        match field.tag {
+            1 => bytes = field.value,
+            _ => field.skip()?,
+        }
+    }
+    let mut numbers = bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    let next = move || {
+        let mut tuple = [0; N];
+        for number in &mut tuple {
+            *number = numbers.next()?;
+        }
+        Some(tuple)
+    };
+    Ok(std::iter::from_fn(next))
 }
 
 fn decode_row(field: Field<'_>, vault: &Vault) -> Result<(crate::header::Header, u64), RecordError> {

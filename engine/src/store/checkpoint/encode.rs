@@ -7,7 +7,8 @@ use crate::files::{self, File};
 use crate::store::bodies::{Description, Place};
 use crate::store::codec::Encoder;
 use crate::store::record::{self, Sealer};
-use crate::store::state::ItemSnapshot;
+use crate::store::spine::Spot;
+use crate::store::state::{ItemSnapshot, Parked};
 
 /// Fields on their way into the file.
 struct Output<'a> {
@@ -75,6 +76,16 @@ fn payload(checkpoint: &Checkpoint, sealer: &Sealer, out: &mut Output<'_>) -> io
                 Ok(())
             })?;
         }
+        for run in item.parked.runs() {
+            let place = |parked: &Parked| {
+                let Spot { segment, offset } = parked.frame;
+                [parked.id, parked.position, u64::from(segment) << 32 | u64::from(offset)]
+            };
+            numbers(out, 24, run.iter().flat_map(place))?;
+        }
+        for run in item.keys_aside.runs().filter(|_| !item.parked.is_empty()) {
+            numbers(out, 25, run.iter().flat_map(|(key, position)| [*key, *position]))?;
+        }
     }
     for (header, sequence) in snapshot.headers() {
         out.field(17, |out| {
@@ -117,6 +128,14 @@ fn payload(checkpoint: &Checkpoint, sealer: &Sealer, out: &mut Output<'_>) -> io
         })?;
     }
     Ok(())
+}
+
+fn numbers(out: &mut Output<'_>, tag: u64, numbers: impl Iterator<Item = u64>) -> io::Result<()> {
+    let bytes: Vec<u8> = numbers.flat_map(u64::to_le_bytes).collect();
+    out.field(tag, |out| {
+        out.bytes(1, &bytes);
+        Ok(())
+    })
 }
 
 fn encode_item(item: &ItemSnapshot, out: &mut Encoder) {

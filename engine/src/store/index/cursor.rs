@@ -247,10 +247,12 @@ pub(super) fn counting(
                 continue;
             }
         }
-        let Peeked { session, audited, .. } = peek(kind, block.bytes(row)).map_err(|_| damaged())?;
+        let Peeked { session, audited, suspended, .. } =
+            peek(kind, block.bytes(row)).map_err(|_| damaged())?;
         let segment = file.meta().coverage.segment;
         kept.push(index);
-        candidates.push(Candidate { id: row.id, session, segment, provisional: row.provisional, audited });
+        let provisional = row.provisional;
+        candidates.push(Candidate { id: row.id, session, segment, provisional, suspended, audited });
     }
     if candidates.is_empty() {
         return Ok(kept);

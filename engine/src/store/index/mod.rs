@@ -21,7 +21,8 @@
 //! # Which rows
 //! File N has every header that became final in segment N (*settled*), every header born in N and unfinished
 //! at its end as it was born (*provisional*), and every event and body born in N. So a header has exactly one
-//! settled row in all files, and nothing is ever changed.
+//! settled row in all files, and nothing is ever changed. One that was suspended, or carried, in N and was not finished
+//! at its end is there provisionally too, as it stood: memory says which of several such rows counts.
 //!
 //! # Format, version 1
 //! ```text
@@ -206,6 +207,8 @@ pub(in crate::store) struct Candidate {
     pub(in crate::store) segment: u64,
     /// It was not final when the file was written.
     pub(in crate::store) provisional: bool,
+    /// It was suspended then.
+    pub(in crate::store) suspended: bool,
     /// An event that says who looked or acted: it outlives its session.
     pub(in crate::store) audited: bool,
 }

@@ -6,8 +6,10 @@ use super::format::{GroupKey, NOBODY, VARIOUS};
 use super::intern::{Groups, Names};
 use super::runs::{self, Run};
 use super::{Error, Kind};
+use crate::header::Status;
 use crate::id::BodyId;
 use crate::store::codec::{DecodeError, Fields};
+use crate::store::record::status_number;
 
 /// A row that was dropped: a later one has its id.
 pub(super) const DROPPED: u32 = u32::MAX;
@@ -226,6 +228,8 @@ pub(super) struct Peeked {
     pub(super) activity: i64,
     /// It is an event that says who looked or acted.
     pub(super) audited: bool,
+    /// It is a header of a suspended message.
+    pub(super) suspended: bool,
     /// The body of a header.
     pub(super) body: Option<BodyId>,
 }
@@ -233,7 +237,9 @@ pub(super) struct Peeked {
 /// Session and times of a row in the journal's encoding.
 pub(super) fn peek(kind: Kind, row: &[u8]) -> Result<Peeked, DecodeError> {
     const WHO: u64 = 8;
+    const STATUS: u64 = 11;
     const BODY: u64 = 17;
+    let suspended = u64::from(status_number(Status::Suspended));
     let (session, created, processed) = match kind {
         Kind::Headers => (2, 14, 16),
         Kind::Events => (6, 2, 2),
@@ -250,6 +256,8 @@ pub(super) fn peek(kind: Kind, row: &[u8]) -> Result<Peeked, DecodeError> {
             finished = Some(field.number()?.cast_signed());
         } else if field.tag == WHO && kind == Kind::Events {
             peeked.audited = true;
+        } else if field.tag == STATUS && kind == Kind::Headers {
+            peeked.suspended = field.number()? == suspended;
         } else if field.tag == BODY && kind == Kind::Headers {
             peeked.body = Some(BodyId(field.number()?));
         }

@@ -1,6 +1,6 @@
 //! Writing again what lives on, in slices: however much it is, only some of it is in memory.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::judge::{Verdict, outlives};
@@ -8,10 +8,12 @@ use super::{Purge, PurgeError, blocking};
 use crate::body::Body;
 use crate::event::Event;
 use crate::header::Header;
-use crate::id::BodyId;
+use crate::id::{BodyId, MessageId};
 use crate::store::bodies::Absent;
 use crate::store::change::Change;
 use crate::store::index::{BodyRow, IndexFile};
+use crate::store::pager;
+use crate::store::spine::Spot;
 use crate::store::{ReadError, Store};
 
 /// Bodies carried in one transaction.
@@ -29,6 +31,9 @@ struct Slice {
     of: u64,
     rest: u64,
 }
+
+/// Suspended messages that were read back: where, and how they stood there.
+type Read = HashMap<MessageId, (Spot, Box<Header>)>;
 
 /// What of a segment is carried.
 #[derive(Debug, Default)]
@@ -114,8 +119,9 @@ impl Store {
     /// Writes headers as they are at that moment: what one was when its segment ended may be long past.
     async fn write(&self, mut changes: Vec<Change>, bytes: u64) -> Result<u64, PurgeError> {
         let permit = self.permit(bytes).await?;
+        let mut read = Read::new();
         loop {
-            let past: HashSet<u64> = {
+            let past: HashSet<MessageId> = {
                 let state = self.0.shared.state();
                 let past = changes.iter_mut().filter_map(|change| match change {
                     Change::Carried(header) if !header.status.is_final() => {
@@ -123,29 +129,53 @@ impl Store {
                             **header = now;
                             return None;
                         }
-                        (!state.waits_beyond(header.id.0)).then_some(header.id.0)
+                        let known = match (state.parked(header.id.0), read.get(&header.id)) {
+                            (Some((_, parked)), Some((frame, now))) if parked.frame == *frame => {
+                                header.clone_from(now);
+                                true
+                            }
+                            (parked, _) => parked.is_none() && state.waits_beyond(header.id.0),
+                        };
+                        (!known).then_some(header.id)
                     }
                     _ => None,
                 });
-                let past: HashSet<u64> = past.collect();
+                let past: HashSet<MessageId> = past.collect();
                 if past.is_empty() {
                     return Ok(self.commit(state, permit, self.clock().now(), changes).sequence);
                 }
                 past
             };
-            // Finished since, and no longer in memory: that does not change any more.
             let store = self.clone();
-            changes = blocking(move || {
-                let now = |change| match change {
-                    Change::Carried(header) if past.contains(&header.id.0) => {
-                        store.header(header.id).map(|now| Change::Carried(Box::new(now)))
+            (changes, read) = blocking(move || {
+                let mut now = |change| match change {
+                    Change::Carried(header) if past.contains(&header.id) => {
+                        let now = Box::new(store.past(&header, &mut read)?);
+                        Some(Change::Carried(now))
                     }
                     change => Some(change),
                 };
-                Ok(changes.into_iter().filter_map(now).collect())
+                let changes = changes.into_iter().filter_map(&mut now).collect();
+                Ok((changes, read))
             })
             .await?;
         }
+    }
+
+    /// What became of a message that is not in memory. Suspended: then that may change yet, and what is read
+    /// holds for its frame. Otherwise it was finished, which does not change any more.
+    fn past(&self, header: &Header, read: &mut Read) -> Option<Header> {
+        let embedded = self.0.embedded.as_ref()?;
+        let parked = self.0.shared.state().absent(header.id);
+        let Some((reference, frame)) = parked.and_then(|(_, found)| Some((found.clone(), found.frame?)))
+        else {
+            return self.header(header.id);
+        };
+        let mut loaded = pager::load(&[reference], &embedded.readers, &self.0.shared.vault);
+        // If it cannot be read back, the index has all that is left of it.
+        let now = loaded.take(header.id).or_else(|| self.header(header.id))?;
+        read.insert(header.id, (frame, Box::new(now.clone())));
+        Some(now)
     }
 }
 

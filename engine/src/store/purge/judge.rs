@@ -215,7 +215,7 @@ impl Store {
         }
         for step in unfinished.chunks(STEP) {
             let state = self.0.shared.state();
-            lives.extend(step.iter().filter(|(id, _)| state.waits_beyond(*id)).map(|(_, session)| *session));
+            lives.extend(step.iter().filter(|(id, _)| state.is_absent(*id)).map(|(_, session)| *session));
         }
         lives
     }

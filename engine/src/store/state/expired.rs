@@ -20,6 +20,11 @@ impl Expired {
         self.rows.insert(id, (sequence, row));
     }
 
+    /// As [`Expired::add_row`], unless there is one from before.
+    pub(super) fn keep_row(&mut self, sequence: u64, id: u64, row: Arc<Row>) {
+        self.rows.entry(id).or_insert((sequence, row));
+    }
+
     pub(super) fn add_event(&mut self, sequence: u64, id: u64, event: Arc<Event>) {
         self.events.insert(id, (sequence, event));
     }

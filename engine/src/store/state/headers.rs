@@ -5,12 +5,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::item::{entry, item};
-use super::{State, Touched};
+use super::{State, Touched, Unplaced};
 use crate::fault::Fault;
 use crate::header::{Header, Kind, Status};
 use crate::id::MessageId;
 use crate::store::change::Move;
 use crate::store::row::Row;
+
+/// One that waits beyond its queue's window.
+fn unplaced(sequence: u64, item: u32, row: &Row) -> Unplaced {
+    Unplaced { sequence, item, position: row.position, body: row.body_id, parks: None }
+}
 
 impl State {
     pub(super) fn add_header(&mut self, header: &Header, sequence: u64, touched: &mut Touched) {
@@ -31,7 +36,7 @@ impl State {
     pub(super) fn enter(&mut self, id: MessageId, row: Row, touched: &mut Touched) {
         self.saw(id.0);
         self.next_position = self.next_position.max(row.position);
-        let (sequence, mut deepens) = (row.sequence, false);
+        let (sequence, mut deepens, mut parks) = (row.sequence, false, false);
         let window = if self.window.is_some() { self.next_share } else { usize::MAX };
         if let Some((number, item)) = row.target().map(|target| (target, item(&mut self.items, target))) {
             match (row.kind, row.status) {
@@ -41,14 +46,14 @@ impl State {
                     } else {
                         deepens = item.spine.is_empty();
                         item.spine.push(row.position, id.0);
-                        self.unplaced.push_back((sequence, number, row.position, row.body_id));
+                        self.unplaced.push_back(unplaced(sequence, number, &row));
                         self.fresh.spilled.push_heavy(sequence, id.0, row.text_bytes());
                     }
                 }
                 (Kind::Request, Status::Suspended) => {
-                    item.queue.push(entry(id, &row));
-                    item.queue.suspend(id);
+                    item.queue.suspend(id, row.position, &row.order_keys());
                     item.suspended += 1;
+                    parks = true;
                 }
                 (Kind::Response, Status::Queued) => {
                     item.responses.insert(row.position, id.0);
@@ -64,6 +69,9 @@ impl State {
             self.share_windows();
         }
         self.keep_row(id.0, Arc::new(row));
+        if parks {
+            self.park(sequence, id.0);
+        }
     }
 
     pub(super) fn keep_row(&mut self, id: u64, row: Arc<Row>) {
@@ -79,8 +87,9 @@ impl State {
         let id = header.id.0;
         // Whoever looked at memory before, and looks at the index when its file is gone, must look again.
         self.came_back += 1;
+        self.stood(sequence, id);
         if let Some(row) = self.rows.get_mut(&id).map(Arc::make_mut) {
-            let (position, target, body) = (row.position, row.target(), row.body_id);
+            let (position, target) = (row.position, row.target());
             // The segment that has its body now must know of it, or the next purge drops the body.
             match row.status.is_final() {
                 true => {
@@ -89,10 +98,15 @@ impl State {
                 }
                 false => self.fresh.born.push(sequence, id),
             }
+            if row.status == Status::Suspended {
+                row.sequence = sequence;
+                return self.park(sequence, id);
+            }
+            let unplaced = unplaced(sequence, target.unwrap_or_default(), row);
             let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
             if let Some(target) = beyond {
                 item(&mut self.items, target).spine.unplace(position);
-                self.unplaced.push_back((sequence, target, position, body));
+                self.unplaced.push_back(unplaced);
                 self.fresh.spilled.push(sequence, id);
             }
             return;
@@ -102,12 +116,15 @@ impl State {
             self.fresh.settled.push_heavy(sequence, id, row.text_bytes());
             return self.keep_row(id, Arc::new(row));
         }
-        let (position, target, body) = (row.position, row.target(), row.body_id);
+        let (position, target) = (row.position, row.target());
+        if let Some((number, _)) = self.parked(id) {
+            return self.carry_parked(header.id, number, row, touched);
+        }
         let beyond = target.filter(|target| item(&mut self.items, *target).spine.holds(position));
         match beyond {
             Some(target) => {
                 item(&mut self.items, target).spine.unplace(position);
-                self.unplaced.push_back((sequence, target, position, body));
+                self.unplaced.push_back(unplaced(sequence, target, &row));
                 self.fresh.born.push(sequence, id);
                 self.fresh.spilled.push(sequence, id);
                 self.keep_row(id, Arc::new(row));
@@ -118,6 +135,22 @@ impl State {
                 self.put_in_line(header.id, row, touched);
             }
         }
+    }
+
+    /// One that was suspended and is not in memory.
+    fn carry_parked(&mut self, id: MessageId, number: u32, row: Row, touched: &mut Touched) {
+        self.fresh.born.push(row.sequence, id.0);
+        if row.status == Status::Suspended {
+            let sequence = row.sequence;
+            self.keep_row(id.0, Arc::new(row));
+            return self.park(sequence, id.0);
+        }
+        // It was resumed when it could not be read.
+        let item = item(&mut self.items, number);
+        item.unpark(id.0);
+        item.queue.take_back(row.position, &row.order_keys());
+        item.suspended -= 1;
+        self.put_in_line(id, row, touched);
     }
 
     /// Counts a new header for the item that took it in, and for its target where it is born finished.
@@ -144,6 +177,7 @@ impl State {
 
     pub(super) fn move_header(&mut self, change: &Move, sequence: u64, at: Timestamp, touched: &mut Touched) {
         let id = change.id;
+        self.stood(sequence, id.0);
         let Some(row) = self.rows.get_mut(&id.0).map(Arc::make_mut) else {
             return self.move_absent(change, at);
         };
@@ -164,6 +198,11 @@ impl State {
             }
             return;
         }
+        let keys = row.order_keys();
+        if before == Status::Suspended {
+            item.unpark(id.0);
+            item.queue.take_back(position, &keys);
+        }
         let queued = matches!(before, Status::Queued | Status::Delivered);
         let window = if self.window.is_some() { self.share } else { usize::MAX };
         let beyond = !item.spine.is_empty() && item.spine.first_position().is_some_and(|at| at <= position);
@@ -179,9 +218,8 @@ impl State {
             Status::Suspended => {
                 if waits_beyond {
                     item.spine.remove(position);
-                    item.queue.push(entry(id, row));
                 }
-                item.queue.suspend(id);
+                item.queue.suspend(id, position, &keys);
             }
             _ if waits_beyond => {
                 item.spine.remove(position);
@@ -205,7 +243,14 @@ impl State {
         };
         let window = self.window();
         let item = item(&mut self.items, number);
-        item.spine.remove(reference.position);
+        match item.parked(change.id.0) {
+            Some(_) => {
+                item.unpark(change.id.0);
+                item.queue.take_back_lost(reference.position);
+                item.suspended -= 1;
+            }
+            None => drop(item.spine.remove(reference.position)),
+        }
         let error = change.error.as_ref().and_then(Option::as_ref);
         item.finished(change.to, Some(at).into(), error);
         if item.is_low(window) {

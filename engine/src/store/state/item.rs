@@ -9,8 +9,10 @@ use crate::fault::Fault;
 use crate::header::Status;
 use crate::id::MessageId;
 use crate::queue::{Entry, Queue};
+use crate::sorted::Sorted;
 use crate::store::row::{Micros, Row};
 use crate::store::spine::Spine;
+use crate::store::state::Parked;
 
 /// One item's queues and counters.
 #[derive(Debug, Default)]
@@ -18,6 +20,8 @@ pub(in crate::store) struct Item {
     pub(super) queue: Queue,
     /// What waits beyond the queue's window.
     pub(super) spine: Spine,
+    /// Suspended messages that need not be in memory.
+    pub(super) parked: Sorted<Parked>,
     /// It takes requests: its counters count what it was sent. Otherwise, for services, what it took in.
     pub(super) receives: bool,
     /// Responses to take, by position; those in flight are not here.

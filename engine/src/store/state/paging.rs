@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::State;
 use super::item::{count, entry, item};
+use super::parked::Parked;
+use super::{State, Unplaced};
 use crate::event::Event;
 use crate::header::{Header, Status};
 use crate::id::MessageId;
@@ -118,17 +119,21 @@ impl State {
     /// The frame is on stable storage, and with it everything up to a transaction.
     pub(in crate::store) fn placed(&mut self, last: u64, frame: Option<Spot>, bodies: &Bodies) {
         self.expired.durable(last);
-        let until = self.unplaced.iter().take_while(|(sequence, ..)| *sequence <= last).count();
+        self.stood.durable(last);
+        let until = self.unplaced.iter().take_while(|unplaced| unplaced.sequence <= last).count();
         if until == 0 {
             return;
         }
-        let placed: Vec<(u64, u32, u64, u64)> = self.unplaced.drain(..until).collect();
-        let ids: Vec<u64> = placed.iter().map(|(_, _, _, body)| *body).collect();
+        let placed: Vec<Unplaced> = self.unplaced.drain(..until).collect();
+        let ids: Vec<u64> = placed.iter().map(|unplaced| unplaced.body).collect();
         let places: std::collections::HashMap<u64, _> =
             bodies.places(&ids).into_iter().map(|(id, place, kind)| (id.0, (place, kind))).collect();
         let Some(frame) = frame else { return };
-        for (_, number, position, body) in placed {
-            item(&mut self.items, number).spine.placed(position, frame, places.get(&body));
+        for Unplaced { sequence, item: number, position, body, parks } in placed {
+            match parks {
+                Some(id) => self.place_parked(number, Parked { id, position, frame }, sequence),
+                None => item(&mut self.items, number).spine.placed(position, frame, places.get(&body)),
+            }
         }
     }
 
@@ -152,8 +157,11 @@ impl State {
             let row = self.rows.get(&id).or_else(|| self.expired.row(id, last))?;
             let later = row.sequence > last;
             let unfinished = !row.status.is_final() || later;
+            if later && let Some(row) = self.stood.row(id, last) {
+                return all.then(|| Stored { id: MessageId(id), row: row.clone(), as_born: false });
+            }
             let stored =
-                (unfinished && (all || self.can_page_out(id))).then(|| self.stored_at(id, last))??;
+                (unfinished && (all || self.can_page_out(id, last))).then(|| self.stored_at(id, last))??;
             // What became of it later a crash may take back.
             Some(Stored { as_born: later, ..stored })
         })
@@ -192,7 +200,7 @@ impl State {
             }
         }
         for id in &spilled {
-            if self.can_page_out(*id) {
+            if self.can_page_out(*id, last) {
                 left.rows.extend(self.drop_row(*id, &mut left.bodies));
             }
         }
@@ -220,12 +228,16 @@ impl State {
         (left, more.contains(&most))
     }
 
-    /// As it was born, beyond its queue's window, with its place in the journal known.
-    fn can_page_out(&self, id: u64) -> bool {
-        let Some(row) = self.rows.get(&id).filter(|row| row.is_as_born()) else { return false };
+    /// With its place in the journal known: as it was born, beyond its queue's window; or suspended, as it stood
+    /// after transaction `last`.
+    fn can_page_out(&self, id: u64, last: u64) -> bool {
+        let Some(row) = self.rows.get(&id) else { return false };
         let index = row.target().and_then(|target| usize::try_from(target).ok());
-        let item = index.and_then(|index| self.items.get(index));
-        item.and_then(|item| item.spine.get(row.position)).is_some_and(|found| found.frame.is_some())
+        let Some(item) = index.and_then(|index| self.items.get(index)) else { return false };
+        match row.status {
+            Status::Suspended => row.sequence <= last && item.parked(id).is_some(),
+            _ => row.is_as_born() && item.spine.get(row.position).is_some_and(|found| found.frame.is_some()),
+        }
     }
 
     /// Sessions are over: the index hides what it has of them, and what is in memory leaves it unindexed.
@@ -253,7 +265,7 @@ impl State {
         self.expired_bodies.append(&mut released);
     }
 
-    fn drop_row(&mut self, id: u64, released: &mut Vec<u64>) -> Option<Arc<Row>> {
+    pub(super) fn drop_row(&mut self, id: u64, released: &mut Vec<u64>) -> Option<Arc<Row>> {
         let row = self.rows.remove(&id)?;
         self.by_session.remove(&(row.session, id));
         if let Some(users) = self.body_users.get_mut(&row.body_id) {
@@ -273,10 +285,18 @@ impl State {
         self.items.iter().any(|item| !item.spine.is_empty() && item.spine.find(id).is_some())
     }
 
-    /// Whether a message that waits beyond its queue's window has to be read back from this segment.
+    /// As [`State::waits_beyond`], or suspended.
+    pub(in crate::store) fn is_absent(&self, id: u64) -> bool {
+        self.parked(id).is_some() || self.waits_beyond(id)
+    }
+
+    /// Whether a message that waits beyond its queue's window, or is suspended, has to be read back from this segment.
     pub(in crate::store) fn waits_in(&self, segment: u64) -> bool {
         let here = |reference: &Reference| reference.frame.is_some_and(|at| u64::from(at.segment) == segment);
         self.items.iter().any(|item| {
+            if item.parked.iter().any(|parked| u64::from(parked.frame.segment) == segment) {
+                return true;
+            }
             let mut next = item.spine.first_position();
             while let Some(position) = next {
                 let some = item.spine.from(position, 1024);
@@ -289,15 +309,18 @@ impl State {
         })
     }
 
-    /// Whether messages with any of these ids may wait beyond their queue's window.
+    /// Whether messages with any of these ids may wait beyond their queue's window, or be suspended.
     pub(in crate::store) fn any_beyond(&self, ids: &RangeInclusive<u64>) -> bool {
-        self.items.iter().any(|item| !item.spine.is_empty() && item.spine.any(ids))
+        self.items.iter().any(|item| (!item.spine.is_empty() && item.spine.any(ids)) || item.any_parked(ids))
     }
 
-    /// Where the header of a message is that waits beyond its queue's window and is not in memory.
+    /// Where the header of a message is that waits beyond its queue's window, or is suspended, and is not in memory.
     pub(in crate::store) fn absent(&self, id: MessageId) -> Option<(u32, Reference)> {
         if self.rows.contains_key(&id.0) {
             return None;
+        }
+        if let Some((number, parked)) = self.parked(id.0) {
+            return Some((number, parked.reference()));
         }
         let found = self.items.iter().enumerate().filter(|(_, item)| !item.spine.is_empty()).find_map(
             |(number, item)| item.spine.get(item.spine.find(id.0)?).map(|reference| (number, reference)),
@@ -335,7 +358,12 @@ impl State {
         sequence: u64,
         bodies: &Bodies,
     ) {
-        if self.rows.contains_key(&reference.id) || !self.waits_beyond(reference.id) {
+        let parked = self.parked(reference.id);
+        if self.rows.contains_key(&reference.id) || (parked.is_none() && !self.waits_beyond(reference.id)) {
+            return;
+        }
+        if parked.is_some_and(|(_, parked)| Some(parked.frame) != reference.frame) {
+            // It has been carried since, and is looked for where it is now.
             return;
         }
         if let (Some((place, kind)), Some(body)) = (&reference.body, header.body_id) {
@@ -344,6 +372,9 @@ impl State {
         let row = Row::new(header, sequence, &mut self.names);
         self.keep_row(reference.id, Arc::new(row));
         self.came_back += 1;
+        if parked.is_some() {
+            self.visits(reference.id, sequence, bodies);
+        }
     }
 
     /// The page's messages, now in memory, move into their queue's window. Gives those that are not in
@@ -413,9 +444,9 @@ impl State {
         self.dead.retain(|_, last| *last >= segment);
     }
 
-    /// How many messages wait beyond windows.
+    /// How many messages wait beyond windows, or are suspended and need not be in memory.
     pub(in crate::store) fn beyond(&self) -> u64 {
-        self.items.iter().map(|item| count(item.spine.length())).sum()
+        self.items.iter().map(|item| count(item.spine.length() + item.parked.len())).sum()
     }
 }
 

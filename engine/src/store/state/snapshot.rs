@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::State;
-use super::item::{entry, item};
+use super::item::{count, entry, item};
+use super::parked::Parked;
 use crate::event::Event;
 use crate::header::{Header, Kind, Status};
 use crate::host::KeepFamily;
 use crate::id::{ItemName, MessageId};
+use crate::sorted::Sorted;
 use crate::store::fresh::Fresh;
 use crate::store::row::{Names, Row};
 use crate::store::shelf::Shelf;
@@ -26,6 +28,9 @@ pub(in crate::store) struct ItemSnapshot {
     pub(in crate::store) last_activity: Option<jiff::Timestamp>,
     pub(in crate::store) last_error: Option<String>,
     pub(in crate::store) spine: Spine,
+    pub(in crate::store) parked: Sorted<Parked>,
+    /// Order keys and positions of what is suspended, those of `parked` among them.
+    pub(in crate::store) keys_aside: Sorted<(u64, u64)>,
 }
 
 /// Everything that folding the journal up to `sequence` gives, but for what the index has.
@@ -98,14 +103,18 @@ impl State {
             last_activity: item.last_activity.time(),
             last_error: item.last_error.clone(),
             spine: item.spine.clone(),
+            parked: item.parked.clone(),
+            keys_aside: item.queue.keys_aside().clone(),
         });
+        let visitors = self.visitors();
+        let stays = |(id, _): &(&u64, &Arc<Row>)| !visitors.contains(id);
         Snapshot {
             sequence: self.sequence,
             next_position: self.next_position,
             highest_id: self.highest_id,
             items: items.collect(),
             names: self.names.items(),
-            rows: self.rows.iter().map(|(id, row)| (*id, row.clone())).collect(),
+            rows: self.rows.iter().filter(stays).map(|(id, row)| (*id, row.clone())).collect(),
             events: self.events.values().cloned().collect(),
             keep: self.keep.clone(),
             fresh: self.fresh.clone(),
@@ -134,6 +143,10 @@ impl State {
             item.last_activity = saved.last_activity.into();
             item.last_error = saved.last_error;
             item.spine = saved.spine;
+            item.suspended = count(saved.parked.len());
+            let positions = saved.parked.iter().map(|parked| parked.position).collect();
+            item.queue.set_aside(&positions, &saved.keys_aside);
+            item.parked = saved.parked;
         }
         for (id, row) in snapshot.rows {
             state.put_back(id, row);
@@ -161,9 +174,8 @@ impl State {
                 (Kind::Request, Status::Queued) if item.spine.holds(row.position) => {}
                 (Kind::Request, Status::Queued) => item.queue.push(entry(id, &row)),
                 (Kind::Request, Status::Suspended) => {
-                    item.queue.push(entry(id, &row));
-                    item.queue.suspend(id);
-                    item.suspended += 1;
+                    item.queue.suspend(id, row.position, &row.order_keys());
+                    item.suspended += u64::from(item.parked(number).is_none());
                 }
                 (Kind::Response, Status::Queued) => {
                     item.responses.insert(row.position, number);

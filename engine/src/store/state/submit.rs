@@ -1,5 +1,7 @@
 //! What a transaction must pass before it is folded: its guards, and the places that only the state can fill.
 
+use jiff::Timestamp;
+
 use super::State;
 use crate::header::Status;
 use crate::store::api::{Conflict, Guard};
@@ -43,9 +45,9 @@ impl State {
     }
 
     /// Fills what only the state knows: queue positions, and how often a message was given that is leaving
-    /// its delivery (`take` counts in memory only).
-    pub(in crate::store) fn place(&mut self, changes: &mut [Settling]) {
-        for settling in changes {
+    /// its delivery (`take` counts in memory only), and how those stand that are suspended.
+    pub(in crate::store) fn place(&mut self, changes: &mut Vec<Settling>, at: Timestamp) {
+        for settling in changes.iter_mut() {
             match &mut settling.change {
                 Change::Header(header) => {
                     self.next_position += 1;
@@ -58,5 +60,7 @@ impl State {
                 _ => {}
             }
         }
+        let stands = self.stands(changes, at);
+        changes.extend(stands);
     }
 }

@@ -18,5 +18,6 @@ mod reads;
 mod reopen;
 pub(in crate::store) mod sim;
 pub(in crate::store) mod support;
+mod suspended;
 mod text;
 mod unreadable;
