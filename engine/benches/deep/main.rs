@@ -5,6 +5,9 @@
 //! `cargo bench -p septet-engine --bench deep [-- MILLIONS [FOLDER]]` does all of it. One phase after the
 //! other, so that filling may share the machine and measuring need not:
 //! `-- fill MILLIONS FOLDER`, `-- search FOLDER`, `-- wait FOLDER`, `-- drain FOLDER`, `-- kept FOLDER`, `-- suspended FOLDER`.
+//!
+//! The machine is not the same from minute to minute: after each million a new store takes a quarter of one in a
+//! process of its own (`-- fresh FOLDER`), and the rate of the full one is printed as a share of that, too.
 
 mod load;
 mod process;
@@ -12,6 +15,7 @@ mod searches;
 
 use std::error::Error;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +42,7 @@ fn main() -> Outcome<()> {
     let temporary = env!("CARGO_TARGET_TMPDIR");
     match words.as_slice() {
         ["fill", millions, folder] => fill(&runtime, &Path::new(folder).join("deep"), millions.parse()?),
+        ["fresh", folder] => fresh(&runtime, &Path::new(folder).join("fresh")),
         ["search", folder] => search(&runtime, &Path::new(folder).join("deep")),
         ["wait", folder] => wait(&runtime, &Path::new(folder).join("deep")),
         ["drain", folder] => drain(&runtime, &Path::new(folder).join("deep")),
@@ -74,7 +79,7 @@ fn open(path: &Path) -> Outcome<Store> {
 fn fill(runtime: &Runtime, path: &Path, millions: u64) -> Outcome<()> {
     println!("1 KiB bodies, {} writers, each message received and delivered", load::WRITERS);
     let store = open(path)?;
-    let mut first = None;
+    let (mut first, mut shares) = (None, Vec::new());
     for _ in 0..millions {
         let stored = load::next_number(&store, runtime)?;
         let sampler = Sampler::start(&store);
@@ -88,8 +93,40 @@ fn fill(runtime: &Runtime, path: &Path, millions: u64) -> Outcome<()> {
             Memory::now()?,
             sampler.end()
         );
+        let fresh = fresh_beside(path)?;
+        let share = rate / fresh * 100.0;
+        println!("{:>17} a new store now: {fresh:>8.0} msgs/s, the full one had {share:.0} % of that", "");
+        shares.push(share);
     }
+    let latest: Vec<f64> = shares.iter().rev().take(5).copied().collect();
+    println!("the last five millions: {:.0} % of a new store's rate, the median", median(latest));
     Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// The rate of a new store on the disk of this one, in a process of its own.
+fn fresh_beside(path: &Path) -> Outcome<f64> {
+    let folder = path.parent().ok_or("no folder")?;
+    let output = Command::new(std::env::current_exe()?).arg("fresh").arg(folder).output()?;
+    let rate = String::from_utf8_lossy(&output.stdout).trim().parse();
+    Ok(rate.map_err(|_| format!("fresh: {}", String::from_utf8_lossy(&output.stderr)))?)
+}
+
+/// Prints the rate at which a new store takes the first quarter of a million, and removes it.
+fn fresh(runtime: &Runtime, path: &Path) -> Outcome<()> {
+    let _ = std::fs::remove_dir_all(path);
+    let store = Store::open(Options::new(path), Arc::new(SystemClock), Arc::new(SystemFiles))?;
+    let sampler = Sampler::start(&store);
+    let began = Instant::now();
+    runtime.block_on(load::deliver(&store, 0, MILLION / 4))?;
+    println!("{}", (MILLION / 4) as f64 / began.elapsed().as_secs_f64());
+    sampler.end();
+    drop(store);
+    Ok(std::fs::remove_dir_all(path)?)
 }
 
 fn search(runtime: &Runtime, path: &Path) -> Outcome<()> {
