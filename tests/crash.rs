@@ -306,8 +306,9 @@ retry_interval = "50ms"
     async fn messages(&self, filter: &str) -> Vec<Value> {
         let (mut all, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page = self.septet.get(&format!("/api/v1/messages?limit=1000{filter}{cursor}")).await;
-            assert_eq!(page["index_lag_ms"], 0);
+            let path = format!("/api/v1/messages?limit=1000{filter}{cursor}");
+            // After a kill index files may still be made again.
+            let page = self.septet.until(&path, |page| page["index_lag_ms"] == 0).await;
             all.extend(each(&page["messages"]).cloned());
             match page["next"].as_u64() {
                 Some(next) => cursor = format!("&cursor={next}"),

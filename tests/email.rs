@@ -1,6 +1,7 @@
 //! The `email` operation and the production mail-alerts against a mail server nobody here wrote (aiosmtpd), which
 //! wants STARTTLS with a certificate of an authority of our own and a token (XOAUTH2).
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -202,9 +203,12 @@ async fn codes_of_the_server_retry_or_suspend_and_a_crash_in_between_loses_nothi
     let busy = send(inbound, fields("busy@example.org")).await;
     septet.kill();
     septet.run().await;
-    let taken = mails(&peer, 1, || septet.log()).await;
-    assert_eq!(taken[0]["to"], json!(["busy@example.org"]));
     let trace = septet.settled(busy).await;
     assert_eq!(trace["status"], "completed");
+    // Once, or twice where the kill came between the mail and its durable completion: then it is the same mail.
+    let taken = ask(&peer, "mails").await;
+    let taken: BTreeSet<String> = taken.as_array().unwrap().iter().map(Value::to_string).collect();
+    assert_eq!(taken.len(), 1, "{taken:#?}");
+    assert!(taken.iter().all(|mail| mail.contains("busy@example.org")), "{taken:#?}");
     assert_nowhere(Path::new(&septet.path("data")), &["correct-horse"]);
 }

@@ -2,14 +2,13 @@
 //! authentication and grant it has, over TLS with an authority of the test's own, through `septet oauth test`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use septet_oauth::keys::{Algorithm, SigningKey};
 use serde_json::{Value, json};
 
-use crate::support::Septet;
+use crate::support::{PATIENCE, Septet};
 use crate::support::authority::Authority;
 use crate::support::peers::Peer;
 
@@ -166,7 +165,7 @@ impl Browser {
         let root = reqwest::Certificate::from_pem(ca.as_bytes()).unwrap();
         let client = reqwest::Client::builder().tls_certs_only([root]).redirect(Policy::none()).no_proxy();
         let client = client.pool_max_idle_per_host(0);
-        Browser { client: client.timeout(Duration::from_secs(20)).build().unwrap(), cookies: BTreeMap::new() }
+        Browser { client: client.timeout(PATIENCE).build().unwrap(), cookies: BTreeMap::new() }
     }
 
     /// Follows redirects within the provider; where the last one leads, or the page it ended at.

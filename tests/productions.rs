@@ -3,7 +3,6 @@
 use reqwest::{Certificate, Client};
 use serde_json::{Value, json};
 
-use crate::support::files_below;
 use crate::support::shipped::{Shipped, text};
 
 /// The leg that ended as `status`, in a list of messages.
@@ -24,7 +23,7 @@ async fn o_06_hl7_goes_over_https_with_tokens_both_ways_and_the_ack_is_judged() 
     let sent = shipped.walk("septet send mllp://127.0.0.1:2578 productions/hl7-over-https/messages/oru.hl7");
     assert!(text(&sent).contains("MSA|AA|HTTPS-0001"), "{}", text(&sent));
     shipped.until("it is delivered", messages, |list| with_status(list, "completed").is_some()).await;
-    let there = files_below(&shipped.path("productions/hl7-partner/out"));
+    let there = shipped.written("productions/hl7-partner/out", 1).await;
     let original = std::fs::read(shipped.path("productions/hl7-over-https/messages/oru.hl7")).unwrap();
     assert_eq!(there.len(), 1);
     assert_eq!(std::fs::read(&there[0]).unwrap(), original, "byte for byte");

@@ -4,7 +4,6 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::files_below;
 use crate::support::shipped::{Shipped, root, text};
 
 fn completed(all: &Value, item: &str) -> u64 {
@@ -31,7 +30,7 @@ async fn the_five_minute_walk_works() {
     let sent = shipped.walk("septet send mllp://127.0.0.1:2575 productions/lab-results/messages/oru.hl7");
     assert!(text(&sent).contains("MSA|AA|LAB-0001"), "{}", text(&sent));
     shipped.until("the vendor has it", items, |all| completed(all, "submit") == 1).await;
-    let written = files_below(&shipped.path("productions/vendor/out"));
+    let written = shipped.written("productions/vendor/out", 1).await;
     assert_eq!(written.len(), 1, "{written:?}");
 
     // See the whole session.

@@ -54,7 +54,7 @@ fn control_id(body: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_over_a_kill_says_exactly_how_far_it_got() {
     let (mut septet, receiver) = relay(60).await;
-    let order = json!({ "filter": { "kind": "request" }, "rate": 40 });
+    let order = json!({ "filter": { "kind": "request" }, "rate": 4 });
     let (status, report) = septet.post("/api/v1/replay", order).await;
     assert_eq!(status, 200, "{report}");
     assert_eq!(

@@ -2,7 +2,7 @@
 //! is the real one, checked and run by the real Director; only its ends are replaced: services are fed by the
 //! test, operations answer what the test says and remember what they were given.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +24,7 @@ use septet_engine::id::{ItemName, SessionId};
 use septet_engine::record::{Record, Undeclared};
 use septet_engine::registry::{Built, Factory, ItemKind};
 use septet_engine::reply::Family;
-use septet_engine::store::Store;
+use septet_engine::store::{MessageFilter, Store};
 use septet_engine::token::NoTokens;
 use serde::Deserialize;
 use serde_json::Value;
@@ -32,6 +32,9 @@ use tokio::sync::Notify;
 
 use crate::composition;
 use crate::output::{error, line};
+
+/// How long a session may take to come to rest.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the tests beside productions.
 #[derive(clap::Args, Debug)]
@@ -224,7 +227,7 @@ async fn play(engine: &Engine, ends: &Ends, plan: &Plan, folder: &Path, case: &C
     for send in &case.send {
         let body = incoming(send, plan, engine, folder)?;
         let service = ItemName::new(&send.to);
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         let context = loop {
             let bound = ends.bound.notified();
             if let Some(context) = lock(&ends.services).get(&service).cloned() {
@@ -241,6 +244,7 @@ async fn play(engine: &Engine, ends: &Ends, plan: &Plan, folder: &Path, case: &C
     for session in &sessions {
         stands.push(settled(engine, plan, *session).await?);
     }
+    everything_tried(engine, plan).await?;
     let given = lock(&ends.given).clone();
     check_given(&given, folder, case)?;
     for (session, status) in sessions.iter().zip(stands) {
@@ -278,22 +282,52 @@ fn errors(engine: &Engine, session: SessionId) -> String {
 
 /// Waits until nothing in a session is active.
 async fn settled(engine: &Engine, plan: &Plan, session: SessionId) -> Result<&'static str, String> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let headers = engine.store().session(session);
-        let status = septet_admin::session_status(&headers);
-        if status != "active" {
+        if let Some(status) = stand(&headers, plan) {
             return Ok(status);
         }
-        // A flow whose call is suspended waits on disk: for a test, that is where the session stands.
-        let active = |status: Status| headers.iter().any(|header| header.status == status);
-        if active(Status::Suspended) && !active(Status::Queued) && !being_sent(&headers, plan) {
-            return Ok("suspended");
-        }
         if Instant::now() > deadline {
-            return Err(format!("session {session} is still active after 10 s{}", errors(engine, session)));
+            let waited = PATIENCE.as_secs();
+            return Err(format!(
+                "session {session} is still active after {waited} s{}",
+                errors(engine, session)
+            ));
         }
         SystemClock.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits for what nobody waits for: alerts are messages in sessions of their own. One that is tried again and
+/// again has been given to its operation.
+async fn everything_tried(engine: &Engine, plan: &Plan) -> Result<(), String> {
+    let status = vec![Status::Created, Status::Queued, Status::Delivered, Status::Deferred];
+    let filter = MessageFilter { status, ..MessageFilter::default() };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let page = engine.store().search(&filter, None, 1000).await.map_err(|error| error.to_string())?;
+        let untried = page.entries.iter().filter(|header| header.attempts == 0);
+        let sessions: BTreeSet<SessionId> = untried.map(|header| header.session).collect();
+        let at_rest = |session: &SessionId| stand(&engine.store().session(*session), plan).is_some();
+        if sessions.iter().all(at_rest) || Instant::now() > deadline {
+            return Ok(());
+        }
+        SystemClock.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How a session ended, `None` while something in it is active.
+fn stand(headers: &[Header], plan: &Plan) -> Option<&'static str> {
+    let status = septet_admin::session_status(headers);
+    // A flow whose call is suspended waits on disk: for a test, that is where the session stands.
+    let any = |status: Status| headers.iter().any(|header| header.status == status);
+    match status {
+        "active" if any(Status::Suspended) && !any(Status::Queued) && !being_sent(headers, plan) => {
+            Some("suspended")
+        }
+        "active" => None,
+        status => Some(status),
     }
 }
 

@@ -89,6 +89,7 @@ impl Drop for Open {
 /// A receiver that keeps every body it gets and answers AA.
 #[derive(Clone, Default)]
 pub(crate) struct Receiver {
+    port: u16,
     pub(crate) bodies: Arc<Mutex<Vec<String>>>,
     /// How many bodies had come when each life of the sender ended.
     ends: Arc<Mutex<Vec<usize>>>,
@@ -98,7 +99,7 @@ pub(crate) struct Receiver {
 
 impl Receiver {
     pub(crate) async fn listen(port: u16) -> Self {
-        let receiver = Receiver::default();
+        let receiver = Receiver { port, ..Receiver::default() };
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("the port is free");
         let (bodies, open) = (receiver.bodies.clone(), receiver.open.clone());
         tokio::spawn(async move {
@@ -109,6 +110,10 @@ impl Receiver {
                     let _open = Open(open);
                     let mut client = Client { stream, buffer: Vec::new() };
                     while let Some(body) = client.read().await {
+                        if body.is_empty() {
+                            let _ = client.write(&Client::frame(b"")).await;
+                            continue;
+                        }
                         let id = body.split('|').nth(9).unwrap_or("").to_owned();
                         bodies.lock().await.push(body);
                         let ack =
@@ -125,10 +130,12 @@ impl Receiver {
 
     /// The sender was killed: takes in what it had still sent.
     pub(crate) async fn next_life(&self) {
-        let mut quiet = 0;
-        while quiet < 3 {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            quiet = if self.open.load(Ordering::SeqCst) == 0 { quiet + 1 } else { 0 };
+        // Connections are accepted in their order: once this one is answered, all of the sender's are counted.
+        let mut last = Client::connect(self.port).await;
+        assert_eq!(last.send("").await, "", "an empty frame for an empty frame");
+        drop(last);
+        while self.open.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.ends.lock().await.push(self.bodies.lock().await.len());
     }

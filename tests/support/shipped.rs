@@ -150,6 +150,23 @@ impl Shipped {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
+
+    /// What an operation has written into a folder, once that are `count` files or more: whoever handed it the
+    /// messages was answered before.
+    pub(crate) async fn written(&self, folder: &str, count: usize) -> Vec<PathBuf> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // A file on its way has another name, which begins with a dot.
+            let mut files = files_below(&self.path(folder));
+            files.retain(|file| file.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b".")));
+            if files.len() >= count {
+                return files;
+            }
+            let log = std::fs::read_to_string(self.path("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "{count} files in {folder}: {files:?}\n{log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
 }
 
 impl Drop for Shipped {
