@@ -195,7 +195,7 @@ impl Listen {
         // The answers to the last messages are on their way; nobody closes for us.
         if shared.enough.is_cancelled() {
             let finish = async { while connections.join_next().await.is_some() {} };
-            let _ = tokio::time::timeout(Duration::from_millis(500), finish).await;
+            let _ = tokio::time::timeout(Duration::from_secs(5), finish).await;
         }
         shared.report();
         ExitCode::SUCCESS

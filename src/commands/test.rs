@@ -307,7 +307,8 @@ async fn everything_tried(engine: &Engine, plan: &Plan) -> Result<(), String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let page = engine.store().search(&filter, None, 1000).await.map_err(|error| error.to_string())?;
-        let untried = page.entries.iter().filter(|header| header.attempts == 0);
+        let retried = |header: &&Header| header.status == Status::Queued && header.attempts > 0;
+        let untried = page.entries.iter().filter(|header| !retried(header));
         let sessions: BTreeSet<SessionId> = untried.map(|header| header.session).collect();
         let at_rest = |session: &SessionId| stand(&engine.store().session(*session), plan).is_some();
         if sessions.iter().all(at_rest) || Instant::now() > deadline {

@@ -6,33 +6,21 @@ pub(crate) mod issuer;
 pub(crate) mod mllp;
 pub(crate) mod peers;
 pub(crate) mod pki;
+mod port;
 pub(crate) mod scripted;
 pub(crate) mod shipped;
 pub(crate) mod vendor;
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub(crate) use self::port::free_port;
+
 /// How long anything may take before a test gives up on it, also on a slow machine that has more to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-
-/// A port that was free a moment ago. Not one of those that the system gives to outgoing connections: it
-/// must still be free when a process that was killed listens on it again.
-pub(crate) fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let n = std::process::id().wrapping_mul(7919).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = 10_000 + (n % 22_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 /// A production in a folder of its own, and the binary that runs it.
 pub(crate) struct Septet {

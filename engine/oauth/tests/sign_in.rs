@@ -14,7 +14,7 @@ use septet_oauth::keys::{Algorithm, SigningKey};
 use septet_oauth::{Callback, ClientState, SignInError, TokenAlert};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bench, Seen, Server, json};
+use crate::support::{Bench, PATIENCE, Seen, Server, json};
 
 const BACK: &str = "http://127.0.0.1:8700/oauth/vendor/callback";
 
@@ -226,7 +226,7 @@ async fn until(alerts: &Mutex<Vec<TokenAlert>>, n: usize) -> TokenAlert {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the alert comes");
+    tokio::time::timeout(PATIENCE, wait).await.expect("the alert comes");
     alerts.lock().unwrap()[n - 1].clone()
 }
 

@@ -342,15 +342,21 @@ async fn a_reply_that_ends_in_fs_alone_is_read() {
     })
     .await;
     let mut bench = bench(&peer.address, |_| {}).with_clock(clock.clone());
-    let (outcome, ()) = tokio::join!(bench.send(message("M1")), async {
+    let hours = Duration::from_secs(36_000);
+    let cx = OperationContext { response_timeout: hours, ..delivery(1, message("M1"), &bench.runtime) };
+    // Short of response_timeout, however long it takes until the reply has been read.
+    let passes = async {
         reading.notified().await;
-        // Short of response_timeout, however often it takes until the reply has been read.
-        for _ in 0..8 {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        for _ in 0..30_000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
             clock.advance(Duration::from_secs(1));
         }
-    });
+        panic!("the reply was not read");
+    };
+    let outcome = tokio::select! {
+        outcome = bench.operation.on_message(&cx) => outcome,
+        () = passes => unreachable!("it panics"),
+    };
     assert!(matches!(outcome.unwrap(), Outcome::Replied { code, .. } if code == "AA"));
 }
 

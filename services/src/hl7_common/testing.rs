@@ -22,6 +22,10 @@ use septet_engine::token::NoTokens;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+#[path = "../../../tests/support/port.rs"]
+mod port;
+pub(crate) use self::port::free_port;
+
 /// What a target replies to a message.
 pub(crate) type Replies = Box<dyn Fn(&Body) -> ServiceReply + Send + Sync>;
 

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::hl7_common::testing::Desk;
+use crate::hl7_common::testing::{Desk, free_port};
 use crate::listeners::{Lease, Limits, lease};
 
 fn settings(more: Value) -> Settings {
@@ -350,14 +350,9 @@ async fn no_reply_in_time_is_504_with_the_session() {
 
 // === Listeners ===
 
-/// A port that nobody has at the moment.
-async fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
-}
-
 #[tokio::test]
 async fn services_share_a_listener_and_the_longest_path_wins() {
-    let listen = format!("127.0.0.1:{}", free_port().await);
+    let listen = format!("127.0.0.1:{}", free_port());
     let (one, two) = (Desk::new(), Desk::new());
     let first = service(&one, "first", json!({ "listen": listen, "path": "/api" })).await.unwrap();
     let second = service(&two, "second", json!({ "listen": listen, "path": "/api/results" })).await.unwrap();
@@ -382,7 +377,7 @@ async fn services_share_a_listener_and_the_longest_path_wins() {
 
 /// A service on `/a`, and a lease of `/b` on the same listener that nobody serves yet.
 async fn starting() -> (Bench, Lease, ServiceContext) {
-    let listen = format!("127.0.0.1:{}", free_port().await);
+    let listen = format!("127.0.0.1:{}", free_port());
     let desk = Desk::new();
     let running = service(&desk, "running", json!({ "listen": listen, "path": "/a" })).await.unwrap();
     let mut cx = desk.context();

@@ -31,6 +31,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+#[path = "../../../tests/support/port.rs"]
+mod port;
+pub(crate) use self::port::free_port;
+
 /// An authorization server brings nothing in.
 #[derive(Debug)]
 pub(crate) struct NoIntake;
@@ -73,11 +77,6 @@ pub(crate) fn clock_and_store() -> (Arc<ManualClock>, Store) {
     let clock = Arc::new(ManualClock::new("2026-11-22T08:00:00Z".parse().unwrap()));
     let store = Store::memory(clock.clone());
     (clock, store)
-}
-
-/// A port nobody listens on.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) fn production(issuer: &str, port: u16, rest: &str) -> String {

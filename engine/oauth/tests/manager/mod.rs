@@ -9,7 +9,7 @@ use std::time::Duration;
 use septet_engine::config::settings::Secret;
 use septet_engine::host::Keep;
 use septet_engine::token::TokenSource;
-use septet_oauth::ClientState;
+use septet_oauth::{ClientState, TokenManager};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Bench, Server, json};

@@ -120,7 +120,7 @@ impl Server {
     pub(crate) async fn until(&self, n: usize) {
         let mut count = self.shared.count.subscribe();
         let seen = count.wait_for(|count| *count >= n);
-        tokio::time::timeout(Duration::from_secs(20), seen).await.expect("the request should come").unwrap();
+        tokio::time::timeout(PATIENCE, seen).await.expect("the request should come").unwrap();
     }
 
     /// Lets requests come in but holds the answers back.
@@ -149,6 +149,9 @@ pub(crate) fn json(status: u16, body: &str) -> Response {
     let status = axum::http::StatusCode::from_u16(status).unwrap();
     (status, [("content-type", "application/json")], body.to_owned()).into_response()
 }
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything a test of the manager needs.
 pub(crate) struct Bench {
@@ -200,7 +203,7 @@ impl Bench {
 }
 
 fn manager(store: &Store, clock: &Arc<ManualClock>) -> TokenManager {
-    TokenManager::with_timeout(Arc::new(store.clone()), clock.clone(), Duration::from_secs(2))
+    TokenManager::with_timeout(Arc::new(store.clone()), clock.clone(), PATIENCE)
 }
 
 /// The client of the contract's example.

@@ -53,7 +53,7 @@ async fn many_first_callers_share_one_fetch() {
 async fn two_services_of_one_issuer_share_its_keys() {
     let bench = Bench::new(Algorithm::ES256, |_| {}).await;
     let auth = Auth { issuer: Some(bench.issuer.clone()), ..Auth::default() };
-    let second = Verifier::with_timeout(auth, bench.clock.clone(), Duration::from_secs(2));
+    let second = Verifier::with_timeout(auth, bench.clock.clone(), PATIENCE);
     assert!(bench.verify(&bench.token(json!({}))).await.is_ok());
     assert!(second.verify(Some(&format!("Bearer {}", bench.token(json!({}))))).await.is_ok());
     assert_eq!(bench.fetches("/keys"), 1);
@@ -103,7 +103,7 @@ async fn an_issuer_that_cannot_be_reached_is_no_fault_of_the_token() {
         Server::on(listener, |_, _| reply(200, r#"{"issuer":"https://other.example","jwks_uri":"x"}"#));
     let token = bench.token(json!({ "iss": elsewhere }));
     let auth = Auth { issuer: Some(elsewhere), ..Auth::default() };
-    bench.verifier = Verifier::with_timeout(auth, bench.clock.clone(), Duration::from_secs(2));
+    bench.verifier = Verifier::with_timeout(auth, bench.clock.clone(), PATIENCE);
     let refusal = bench.refused(&token).await;
     assert!(refusal.actual.contains("https://other.example"), "{}", refusal.actual);
     drop(server);

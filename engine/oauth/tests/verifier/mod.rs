@@ -18,7 +18,7 @@ use septet_oauth::{Auth, Check, Claims, Refusal, Verifier, check_auth};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::support::{Server, json as reply};
+use crate::support::{PATIENCE, Server, json as reply};
 
 /// An issuer with keys, and a verifier that trusts it.
 struct Bench {
@@ -50,7 +50,7 @@ impl Bench {
         auth.scope = Some("results:write".into());
         change(&mut auth);
         assert_eq!(check_auth(&auth), []);
-        let verifier = Verifier::with_timeout(auth, clock.clone(), Duration::from_secs(2));
+        let verifier = Verifier::with_timeout(auth, clock.clone(), PATIENCE);
         Bench { issuer, server, published, key, clock, verifier }
     }
 

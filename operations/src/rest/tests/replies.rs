@@ -123,7 +123,7 @@ async fn fault_from(url: &str, timeout: Duration) -> OperationError {
 #[tokio::test]
 async fn what_gives_no_usable_reply_is_a_fault_in_our_own_words() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let long = Duration::from_secs(20);
+    let long = Duration::from_secs(120);
     let refused = fault_from(&format!("http://{free}"), long).await;
     assert_eq!(
         (refused.fault.code.as_str(), refused.fault.text.as_str()),

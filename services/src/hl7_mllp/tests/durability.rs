@@ -23,18 +23,14 @@ async fn an_answer_that_gets_too_old_is_not_given() {
     let mut sender = bench.connect().await;
     sender.send(&frame("M1")).await;
     bench.desk.until(1).await;
-    let (told, ()) = tokio::join!(sender.told(), async {
-        for _ in 0..50 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            bench.desk.clock.advance(Duration::from_secs(1));
-        }
-    });
-    assert_eq!(told, "closed");
+    assert_eq!(bench.as_time_passes(Duration::from_secs(1), sender.told()).await, "closed");
 }
 
 #[tokio::test]
 async fn a_full_store_is_told_once_and_the_listener_closes_until_it_accepts() {
-    let bench = bench(|_| {}).await;
+    // While it is closed nobody else is given its port.
+    let listen = format!("127.0.0.1:{}", free_port()).parse().unwrap();
+    let bench = bench(|settings| settings.listen = listen).await;
     let mut sender = bench.connect().await;
     bench.desk.open.send_replace(false);
     sender.send(&[frame("M1"), frame("M2")].concat()).await;
@@ -100,13 +96,7 @@ async fn a_duplicate_of_a_message_that_is_not_durable_yet_is_not_answered_either
     let mut first = bench.connect().await;
     first.send(&frame("M1")).await;
     bench.desk.until(1).await;
-    let (told, ()) = tokio::join!(first.told(), async {
-        for _ in 0..50 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            bench.desk.clock.advance(Duration::from_secs(1));
-        }
-    });
-    assert_eq!(told, "closed");
+    assert_eq!(bench.as_time_passes(Duration::from_secs(1), first.told()).await, "closed");
     let mut second = bench.connect().await;
     second.send(&frame("M1")).await;
     while bench.desk.events().is_empty() {
