@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::open::OpenError;
 use super::segment::{self, HEADER, NoFrame, SegmentHeader};
+use super::disk::Disk;
 use super::{Store, key, recovery};
 use crate::files::{self, File, Files};
 
@@ -177,27 +178,19 @@ impl Store {
     pub fn copyable(&self) -> io::Result<Option<Manifest>> {
         let Some(embedded) = &self.0.embedded else { return Ok(None) };
         let disk = &embedded.disk;
-        let (files, folder) = (disk.files(), disk.folder());
-        let synced = disk.synced();
-        let mut segments = Vec::new();
-        for number in
-            recovery::segments(files, folder)?.into_iter().filter(|number| *number <= synced.segment)
-        {
-            let file = match files.open(&segment::path(folder, number)) {
-                Ok(file) => file,
-                // Purged since it was listed, and with it everything before it.
-                Err(error) if error.kind() == ErrorKind::NotFound => {
-                    segments.clear();
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let sealed = number < synced.segment;
-            let size = if sealed { file.length()? } else { synced.offset };
-            let check = check_of(&*file, size, sealed)?;
-            segments.push(CopiedFile { name: segment::file_name(number), size, sealed, check });
-        }
-        let checkpoint = newest_checkpoint(files, folder.parent().unwrap_or(folder))?;
+        let root = disk.folder().parent().unwrap_or(disk.folder());
+        let mut checkpoint = newest_checkpoint(disk.files(), root)?;
+        let segments = loop {
+            let segments = synced_segments(disk)?;
+            // A checkpoint holds nothing that was not synced before, and no segment goes that it does not cover: one
+            // that was the newest all the while fits the list. A newer one may hold more than the list, and where
+            // one came in between, segments may be gone that only it covers.
+            let newest = newest_checkpoint(disk.files(), root)?;
+            if newest == checkpoint {
+                break segments;
+            }
+            checkpoint = newest;
+        };
         Ok(Some(Manifest {
             format: FORMAT,
             epoch: self.epoch().to_string(),
@@ -231,6 +224,28 @@ impl Store {
     }
 }
 
+/// The segments there are, each as far as it is synced.
+fn synced_segments(disk: &Disk) -> io::Result<Vec<CopiedFile>> {
+    let (files, folder, synced) = (disk.files(), disk.folder(), disk.synced());
+    let mut segments = Vec::new();
+    for number in recovery::segments(files, folder)?.into_iter().filter(|number| *number <= synced.segment) {
+        let file = match files.open(&segment::path(folder, number)) {
+            Ok(file) => file,
+            // Purged since it was listed, and with it everything before it.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                segments.clear();
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let sealed = number < synced.segment;
+        let size = if sealed { file.length()? } else { synced.offset };
+        let check = check_of(&*file, size, sealed)?;
+        segments.push(CopiedFile { name: segment::file_name(number), size, sealed, check });
+    }
+    Ok(segments)
+}
+
 /// The number in the name of a checkpoint.
 pub(super) fn checkpoint_number(name: &str) -> Option<u64> {
     name.strip_prefix(CHECKPOINT)?.parse().ok()
@@ -243,16 +258,18 @@ pub(super) fn copied_checkpoint_number(name: &str) -> Option<u64> {
 
 /// The newest checkpoint of a store.
 fn newest_checkpoint(files: &dyn Files, folder: &Path) -> io::Result<Option<CopiedFile>> {
-    let newest = files.list(folder)?.into_iter().filter(|name| checkpoint_number(name).is_some());
-    let Some(name) = newest.max_by_key(|name| checkpoint_number(name)) else { return Ok(None) };
-    let file = match files.open(&folder.join(&name)) {
-        Ok(file) => file,
-        // Another has taken its place since it was listed.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let size = file.length()?;
-    Ok(Some(CopiedFile { name, size, sealed: true, check: checkpoint_check(&*file)? }))
+    loop {
+        let newest = files.list(folder)?.into_iter().filter(|name| checkpoint_number(name).is_some());
+        let Some(name) = newest.max_by_key(|name| checkpoint_number(name)) else { return Ok(None) };
+        let file = match files.open(&folder.join(&name)) {
+            Ok(file) => file,
+            // Another has taken its place since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let size = file.length()?;
+        return Ok(Some(CopiedFile { name, size, sealed: true, check: checkpoint_check(&*file)? }));
+    }
 }
 
 /// The CRC-32 of a checkpoint's header.
