@@ -8,9 +8,9 @@ use reqwest::redirect::Policy;
 use septet_oauth::keys::{Algorithm, SigningKey};
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, Septet};
 use crate::support::authority::Authority;
 use crate::support::peers::Peer;
+use crate::support::{PATIENCE, Septet};
 
 /// The provider, and a production with clients of it; `None` where oidc-provider is not installed.
 struct Scene {

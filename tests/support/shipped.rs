@@ -158,7 +158,9 @@ impl Shipped {
         loop {
             // A file on its way has another name, which begins with a dot.
             let mut files = files_below(&self.path(folder));
-            files.retain(|file| file.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b".")));
+            files.retain(|file| {
+                file.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b"."))
+            });
             if files.len() >= count {
                 return files;
             }

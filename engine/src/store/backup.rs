@@ -22,9 +22,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::disk::Disk;
 use super::open::OpenError;
 use super::segment::{self, HEADER, NoFrame, SegmentHeader};
-use super::disk::Disk;
 use super::{Store, key, recovery};
 use crate::files::{self, File, Files};
 
