@@ -180,8 +180,17 @@ impl Store {
         let disk = &embedded.disk;
         let root = disk.folder().parent().unwrap_or(disk.folder());
         let mut checkpoint = newest_checkpoint(disk.files(), root)?;
+        let mut tries = 0;
         let segments = loop {
+            let begins = recovery::segments(disk.files(), disk.folder())?.first().copied();
+            // What says that segments were dropped is synced before they go: with those that were gone before the list
+            // was made, it is in the list. A purge does not drop them as fast as this for long.
             let segments = synced_segments(disk)?;
+            let first = segments.first().and_then(|first| segment::number_of(&first.name));
+            tries += 1;
+            if first != begins && tries < 10 {
+                continue;
+            }
             // A checkpoint holds nothing that was not synced before, and no segment goes that it does not cover: one
             // that was the newest all the while fits the list. A newer one may hold more than the list, and where
             // one came in between, segments may be gone that only it covers.

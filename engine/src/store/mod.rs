@@ -78,6 +78,7 @@ mod change;
 mod checkpoint;
 mod codec;
 mod disk;
+mod dropped;
 mod durable;
 mod fresh;
 mod heal;

@@ -33,7 +33,9 @@ use self::judge::{Expiry, Seen, Verdict};
 use self::reach::Size;
 use super::change::Change;
 use super::index::{self, IndexFile};
-use super::{Class, Committed, Embedded, Permit, ReadError, Store, StoreFailed, Unavailable, segment};
+use super::{
+    Class, Committed, Embedded, Permit, ReadError, Store, StoreFailed, Unavailable, dropped, segment,
+};
 
 /// How many sessions are looked up under one lock.
 const STEP: usize = 512;
@@ -266,6 +268,10 @@ impl Store {
             run.purged.count(&expired);
             last = committed.sequence;
         }
+        // Once it is gone, it must be known that it was dropped and not lost.
+        let permit = self.permit(0).await?;
+        let (state, now) = (self.0.shared.state(), self.clock().now());
+        last = last.max(self.commit(state, permit, now, vec![dropped::change(segment)]).sequence);
         self.durable(last).await?;
         Ok(all)
     }

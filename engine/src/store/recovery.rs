@@ -192,7 +192,7 @@ pub(super) fn recover(
     // Records that were lost to damage may have used any id of their reservation, and reserved more.
     let lost = if out.damage.is_empty() { 0 } else { LOST_IDS };
     out.next_id = reserved.max(shared.state().highest_id + 1) + lost;
-    out.damage.extend(surveyed);
+    out.damage = survey::with_beginning(out.damage, surveyed, shared, folder, numbers)?;
     out.next = Some(Next { segment: last + 1, batch, sequence });
     Ok(out)
 }

@@ -139,11 +139,15 @@ impl Keeper {
         }
     }
 
-    /// What a rebuild made of a segment that was purged meanwhile.
+    /// What a rebuild made of a segment that was purged meanwhile. Where a segment was lost, lists keep what was in it.
     fn drop_orphans(&self, first: u64) {
         let set = self.tools.index.files();
-        let orphans: Vec<_> =
-            set.iter().filter(|file| file.meta().coverage.segment < first).cloned().collect();
+        let dropped = self.shared.state().dropped().unwrap_or(u64::MAX);
+        let is_orphan = |file: &&Arc<IndexFile>| {
+            let segment = file.meta().coverage.segment;
+            segment < first && segment <= dropped
+        };
+        let orphans: Vec<_> = set.iter().filter(is_orphan).cloned().collect();
         self.tools.index.replace(&orphans, Vec::new());
     }
 

@@ -1,5 +1,7 @@
 //! The check of the journal: every segment in order, one in memory at a time.
 
+use std::ops::Range;
+
 use super::ids::Ids;
 use super::scan::{self, Scan, scan};
 use super::{Finding, Folder, KeyState, OfflineError, Report, salt};
@@ -7,6 +9,7 @@ use crate::files;
 use crate::header::Kind;
 use crate::store::change::Change;
 use crate::store::checkpoint;
+use crate::store::dropped;
 use crate::store::journal::Identity;
 use crate::store::open::OpenError;
 use crate::store::record::{self, Entry, RecordError};
@@ -21,6 +24,8 @@ pub(super) struct Seen {
     /// The epoch is not known any more.
     pub(super) nameless: bool,
     pub(super) segments: Vec<Scan>,
+    /// Segments that are missing before the first.
+    pub(super) beginning: Range<u64>,
     /// The last transaction of the journal, and a later one that a checkpoint knows.
     pub(super) behind: Option<(u64, u64)>,
 }
@@ -33,14 +38,20 @@ pub(super) fn look(
 ) -> Result<Seen, OfflineError> {
     let headers: Vec<SegmentHeader> =
         folder.numbers.iter().rev().filter_map(|number| header(folder, *number)).collect();
-    let mut seen = Seen { identity: None, nameless: headers.is_empty(), segments: Vec::new(), behind: None };
+    let mut seen = Seen {
+        identity: None,
+        nameless: headers.is_empty(),
+        segments: Vec::new(),
+        beginning: 0..0,
+        behind: None,
+    };
     let identity = match headers.first() {
         Some(header) => Some(Identity { epoch: header.epoch, salt: header.salt, key_id: header.key_id }),
         None => derived_identity(folder, vault.as_ref())?,
     };
     report.epoch = headers.first().map(|header| format!("{:016x}", header.epoch));
-    let purged = folder.numbers.first().is_some_and(|first| *first > 1);
-    let mut records = Records { vault, some_purged: purged, ..Records::default() };
+    let begins = folder.numbers.first().copied().unwrap_or(1);
+    let mut records = Records { vault, begins, some_purged: begins > 1, ..Records::default() };
     if let (Some(vault), Some(header)) = (&records.vault, headers.first())
         && !vault.holds(header.key_id)
     {
@@ -83,6 +94,11 @@ pub(super) fn look(
         seen.segments.push(scan);
     }
     records.add_to(&mut report.counts);
+    seen.beginning = beginning(folder, &records);
+    for missing in seen.beginning.clone() {
+        let (file, text) = (segment::path(&folder.journal, missing), "the file is missing".to_owned());
+        report.problem(Finding { kind: "missing", file, offset: None, length: None, text });
+    }
     seen.behind = behind(folder, &records);
     if let (Some((there, known)), Some(last)) = (seen.behind, seen.segments.last()) {
         let text = format!(
@@ -93,6 +109,17 @@ pub(super) fn look(
         report.problem(Finding { kind: "tail", file, offset, length: None, text });
     }
     Ok(seen)
+}
+
+/// What is missing before the first segment, though no purge has dropped it.
+fn beginning(folder: &Folder<'_>, records: &Records) -> Range<u64> {
+    let first = folder.numbers.first().copied().unwrap_or(1);
+    let purged = match records.vault {
+        Some(_) => records.dropped_before_first,
+        // It cannot be read what purges have dropped.
+        None => folder.checkpoint.is_some_and(|checkpoint| checkpoint >= first),
+    };
+    if purged { 0..0 } else { dropped::missing(records.dropped, first) }
 }
 
 /// The last transaction in the journal and the last that the newest checkpoint knows, where that is more.
@@ -138,9 +165,7 @@ fn describe(
         report.problem(Finding { kind, file: path(number), offset, length, text });
     };
     let number = scan.number;
-    // Segments before the first one are gone for good where a checkpoint says so.
-    let purged = before.is_none() && folder.checkpoint.is_some_and(|checkpoint| checkpoint >= number);
-    for missing in before.map_or(1, |before| before.number + 1)..if purged { 0 } else { number } {
+    for missing in before.map_or(number, |before| before.number + 1)..number {
         problem("missing", missing, None, None, "the file is missing".into());
     }
     if scan.unreadable {
@@ -219,6 +244,11 @@ struct Records {
     counts: super::Counts,
     headers: Ids,
     bodies: Ids,
+    /// The segment that the journal begins with.
+    begins: u64,
+    /// The last segment that a purge has dropped, and whether that one, or a later, is the one before the journal begins.
+    dropped: u64,
+    dropped_before_first: bool,
     /// The journal does not begin with its first segment.
     some_purged: bool,
     /// Then ids up to here may have been purged.
@@ -327,7 +357,8 @@ impl Records {
                 Change::Body(..) => {}
                 // Of what came before only this is left.
                 Change::Carried(header) => self.headers.add(header.id.0),
-                Change::Expired(..) => {}
+                // Of a segment behind whose end this stands, only the purge speaks that drops it.
+                Change::Expired(segment, _) => self.dropped_before_first |= *segment + 1 == self.begins,
                 Change::Header(header) => {
                     self.counts.headers += 1;
                     if *self.first.get_or_insert(self.segment) == self.segment {
@@ -353,7 +384,13 @@ impl Records {
                     }
                 }
                 Change::Event(_) => self.counts.events += 1,
-                Change::Keep(..) => self.counts.kept += 1,
+                Change::Keep(..) => {
+                    self.counts.kept += 1;
+                    if let Some(segment) = dropped::said_by(change) {
+                        self.dropped = self.dropped.max(segment);
+                        self.dropped_before_first |= segment + 1 >= self.begins;
+                    }
+                }
             }
         }
     }

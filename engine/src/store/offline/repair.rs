@@ -12,8 +12,10 @@ use super::{Folder, KeyState, Keys, OfflineError, Report, check_with, look};
 use crate::clock::SharedClock;
 use crate::event::{Level, NewEvent};
 use crate::files::{self, Files};
+use crate::host::{Keep as _, KeepFamily};
 use crate::store::Store;
 use crate::store::codec::Encoder;
+use crate::store::dropped;
 use crate::store::heal::end_frame;
 use crate::store::journal::Identity;
 use crate::store::key;
@@ -74,7 +76,7 @@ pub async fn repair(
     keys: &Keys,
     write: bool,
 ) -> Result<Repair, OfflineError> {
-    let (before, actions) = {
+    let (before, actions, begins) = {
         let folder = Folder::open(&files, path)?;
         let (before, seen) = look(&folder, keys)?;
         match &before.key {
@@ -112,6 +114,13 @@ pub async fn repair(
                 text: format!("the journal goes on behind transaction {known}: a checkpoint has the state of those after {there}"),
             });
         }
+        actions.extend(seen.beginning.clone().map(|number| Action {
+            file: segment::path(&folder.journal, number),
+            offset: 0,
+            length: 0,
+            text: "the file is missing, and so is what was in it: the journal begins behind it".to_owned(),
+        }));
+        let begins = (!seen.beginning.is_empty()).then_some(seen.beginning.end);
         actions.extend(derived.into_iter().zip(lengths).map(|(file, length)| {
             Action {
                 file,
@@ -121,7 +130,7 @@ pub async fn repair(
                     .to_owned(),
             }
         }));
-        (before, actions)
+        (before, actions, begins)
     };
     if !write || actions.is_empty() {
         return Ok(Repair { before, actions, after: None });
@@ -138,6 +147,10 @@ pub async fn repair(
     for action in &actions {
         let text = format!("repaired {}:{}: {}", action.file.display(), action.offset, action.text);
         store.log(NewEvent::new(Level::Warning, "store.repaired", text));
+    }
+    if let Some(first) = begins {
+        let given_up = store.put(KeepFamily::Counter, dropped::KEY, Some(dropped::encode(first - 1))).await;
+        given_up.map_err(|error| OpenError::Io { path: path.to_owned(), text: error.to_string() })?;
     }
     store.close().await.map_err(|error| OpenError::io(path, error))?;
     drop(store);

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{Damage, SegmentHeader};
 use crate::files::{self, Files};
+use crate::store::dropped;
 use crate::store::open::OpenError;
 use crate::store::segment::{self, FRAME, HEADER};
 use crate::store::shared::Shared;
@@ -25,6 +26,29 @@ pub(super) fn survey(files: &dyn Files, folder: &Path, covered: &[u64]) -> Vec<D
         Some(Damage { file, offset: 0, length: 0, why: Some(why) })
     };
     all.filter_map(damage).collect()
+}
+
+/// All damage, with the segments that are missing before the first that is there, though no purge has dropped them:
+/// what purges have dropped is known when everything has been folded, unless part of that is damaged.
+pub(super) fn with_beginning(
+    folded: Vec<Damage>,
+    surveyed: Vec<Damage>,
+    shared: &Shared,
+    folder: &Path,
+    numbers: &[u64],
+) -> Result<Vec<Damage>, OpenError> {
+    let mut all = folded;
+    let dropped = shared.state().dropped();
+    if let (Some(first), Some(dropped), true) = (numbers.first(), dropped, all.is_empty()) {
+        let missing = |number| {
+            let why = Some("it is missing".to_owned());
+            Damage { file: segment::path(folder, number), offset: 0, length: 0, why }
+        };
+        all.extend(dropped::missing(dropped, *first).map(missing));
+        needs_none_of(shared, &all)?;
+    }
+    all.extend(surveyed);
+    Ok(all)
 }
 
 fn header(files: &dyn Files, path: &Path, number: u64) -> Result<SegmentHeader, String> {

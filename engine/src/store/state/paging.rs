@@ -12,8 +12,10 @@ use super::parked::Parked;
 use super::{State, Unplaced};
 use crate::event::Event;
 use crate::header::{Header, Status};
+use crate::host::KeepFamily;
 use crate::id::MessageId;
 use crate::store::bodies::Bodies;
+use crate::store::dropped;
 use crate::store::row::{Names, Row};
 use crate::store::spine::{Reference, Spot};
 
@@ -442,6 +444,13 @@ impl State {
     /// The segments before this one are gone: what expired in them needs no remembering.
     pub(in crate::store) fn dropped_before(&mut self, segment: u64) {
         self.dead.retain(|_, last| *last >= segment);
+    }
+
+    /// The last segment that a purge has dropped, 0 where none has been; `None` where that is not known, because
+    /// it was done before it was kept.
+    pub(in crate::store) fn dropped(&self) -> Option<u64> {
+        let kept = self.keep.get(&KeepFamily::Counter).and_then(|family| family.get(dropped::KEY));
+        kept.and_then(|value| dropped::decode(&value)).or(self.dead.is_empty().then_some(0))
     }
 
     /// How many messages wait beyond windows, or are suspended and need not be in memory.

@@ -11,6 +11,7 @@ use crate::clock::Clock as _;
 use crate::files::SystemFiles;
 use crate::host::{Keep as _, KeepFamily};
 use crate::id::MessageId;
+use crate::store::dropped;
 use crate::store::offline::{Finding, KeyState, Keys, OfflineError, Repair, Report, check, repair};
 use crate::store::{EventFilter, OpenError, Options, Store};
 
@@ -262,6 +263,42 @@ async fn missing_and_destroyed_segments_are_replaced_by_ones_that_say_so() {
         assert!(gone > 40 && gone < 90, "{gone} of 120");
         assert_eq!(store.epoch(), closed.epoch);
         assert_eq!(brief(&closed_check(store, &closed).await.problems), []);
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_lacks_its_first_segments_is_told_from_one_that_was_purged() {
+    for purged in [0, 2] {
+        let closed = closed(60, true).await;
+        let store = closed.open().unwrap();
+        for number in 1..=purged {
+            // As a purge does before it removes the file.
+            let kept = Some(dropped::encode(number));
+            store.put(KeepFamily::Counter, dropped::KEY, kept).await.unwrap();
+            std::fs::remove_file(closed.segment(number)).unwrap();
+        }
+        assert_eq!(brief(&closed_check(store, &closed).await.problems), []);
+        std::fs::remove_file(closed.segment(purged + 1)).unwrap();
+        let found = closed.check();
+        assert_eq!(brief(&found.problems), [("missing", None)]);
+        assert_eq!(found.problems[0].file, closed.segment(purged + 1));
+
+        // It opens and says so, and lists have what was in it.
+        let store = closed.open().unwrap();
+        let filter = EventFilter { kind: Some("store.corrupt".to_owned()), ..EventFilter::default() };
+        let said = store.events(&filter, None, 10).unwrap().entries;
+        let [said] = &said[..] else { panic!("{said:?}") };
+        assert!(said.text.contains(&format!("{:010}.seg", purged + 1)), "{}", said.text);
+        let headers = closed.messages.iter().filter(|(id, _)| store.header(*id).is_some()).count();
+        assert_eq!(headers, closed.messages.len());
+        store.close().await.unwrap();
+        drop(store);
+        let done = closed.repair().await;
+        assert_eq!(done.actions.len(), 1, "{:?}", done.actions);
+        assert_eq!(brief(&done.after.unwrap().problems), []);
+        let store = closed.open().unwrap();
+        let told = store.events(&filter, None, 10).unwrap().entries.len();
+        assert_eq!(told, 2, "by both openings before: it is not told again");
     }
 }
 

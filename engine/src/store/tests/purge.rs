@@ -13,6 +13,7 @@ use crate::event::{Level, NewEvent};
 use crate::files::SystemFiles;
 use crate::header::Status;
 use crate::id::{MessageId, SessionId};
+use crate::store::offline::{Keys, check};
 use crate::store::{EventFilter, Guard, Lanes, MessageFilter, Options, Purge, Purged, Store};
 
 const DAY: u64 = 86_400;
@@ -82,6 +83,43 @@ fn segments(path: &Path) -> u64 {
 async fn listed(store: &Store) -> Vec<MessageId> {
     let page = store.search(&MessageFilter::default(), None, 1000).await.unwrap();
     page.entries.into_iter().map(|header| header.id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_purged_is_not_missing_and_what_was_removed_is() {
+    let mut fixture = fixture();
+    completed(&fixture, 100).await;
+    fixture.advance(10 * DAY);
+    completed(&fixture, 60).await;
+    let cutoff = fixture.clock.now() - Duration::from_secs(5 * DAY);
+    purge(&fixture, cutoff, 3).await;
+    let corrupt = |store: &Store| {
+        let filter = EventFilter { kind: Some("store.corrupt".to_owned()), ..EventFilter::default() };
+        store.events(&filter, None, 10).unwrap().entries.len()
+    };
+    for removed in [0, 1] {
+        fixture.store.close().await.unwrap();
+        if removed > 0 {
+            let numbers = crate::store::recovery::segments(&SystemFiles, &fixture.path().join("journal"));
+            let first = numbers.unwrap()[0];
+            std::fs::remove_file(fixture.path().join(format!("journal/{first:010}.seg"))).unwrap();
+        }
+        let (clock, (store, folder)) = (fixture.clock.clone(), fixture.into_parts());
+        drop(store);
+        let report = check(&SystemFiles, folder.path(), &Keys::default()).unwrap();
+        assert_eq!(report.problem_count, removed, "{:?}", report.problems);
+        let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
+        assert_eq!(corrupt(&store) as u64, removed);
+        fixture = Fixture::on(store, clock, folder);
+    }
+    // The next purge goes on, and then nothing is missing any more.
+    fixture.advance(10 * DAY);
+    purge(&fixture, fixture.clock.now() - Duration::from_secs(5 * DAY), 2).await;
+    assert_eq!(listed(&fixture.store).await, []);
+    fixture.store.close().await.unwrap();
+    let (store, folder) = fixture.into_parts();
+    drop(store);
+    assert!(check(&SystemFiles, folder.path(), &Keys::default()).unwrap().is_sound());
 }
 
 #[tokio::test(flavor = "multi_thread")]
