@@ -64,10 +64,15 @@ impl Lag {
         self.progress(now).behind_ms.max(u64::from(was))
     }
 
-    /// Nothing is missing any more. Whether this is news.
-    pub(super) fn end(&self) -> bool {
+    /// Whether something is missing.
+    pub(super) fn is_behind(&self) -> bool {
+        self.since.load(Ordering::Acquire) != 0
+    }
+
+    /// Nothing is missing any more.
+    pub(super) fn end(&self) {
         self.below.store(0, Ordering::Release);
-        self.since.swap(0, Ordering::AcqRel) != 0
+        self.since.store(0, Ordering::Release);
     }
 
     /// Whether a row of this id, or of the session that began with it, may be among what is missing.

@@ -133,9 +133,11 @@ impl Keeper {
             self.shared.tell(NewEvent::new(Level::Warning, "store.index", text));
         }
         self.missing = missing;
-        if !lacks && self.shared.lag.end() {
+        if !lacks && self.shared.lag.is_behind() {
             tracing::info!("the index is complete again");
+            // Before it shows: whoever sees that nothing is missing finds the event.
             self.shared.tell(NewEvent::new(Level::Info, "store.index", "the index is complete again"));
+            self.shared.lag.end();
         }
     }
 

@@ -106,7 +106,7 @@ async fn until(mut reached: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), reached).await.expect("it gets there");
+    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("it gets there");
 }
 
 /// Messages by their numbers, as fast as the store takes them; the most that gathered in memory meanwhile.

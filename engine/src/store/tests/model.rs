@@ -226,7 +226,7 @@ impl World {
         let mut taken = self.store.take(&item(target), Lanes::Requests, 2);
         while taken.is_empty() && expected.is_some() {
             // It waits beyond the window, and is on its way.
-            let notified = tokio::time::timeout(Duration::from_secs(10), ready.notified()).await;
+            let notified = tokio::time::timeout(Duration::from_secs(60), ready.notified()).await;
             notified.unwrap_or_else(|_| panic!("{expected:?} never came into the window of {target}"));
             taken = self.store.take(&item(target), Lanes::Requests, 2);
         }
