@@ -1,10 +1,12 @@
 //! Searches on the real binary: text in many bodies, and a client that does not wait for its answer.
 
+use axum::response::IntoResponse as _;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::support::mllp::{Client, oru};
+use crate::support::scripted::Scripted;
 use crate::support::{Septet, free_port};
 
 const CLIENTS: usize = 8;
@@ -89,4 +91,30 @@ async fn a_search_for_text_ends_when_its_client_goes_away() {
     let all = searched(&septet).await;
     assert!(all >= total, "the second search read everything: {all}");
     assert!(all < total + total / 4 * 3, "the first read {} of {total} bytes", all - total);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_say_what_a_list_lacks() {
+    let answer = |lag: u64, incomplete: Option<&'static str>| {
+        Scripted::start(move |_| {
+            let page = json!({ "messages": [], "next": null, "index_lag_ms": lag, "incomplete": incomplete });
+            axum::Json(page).into_response()
+        })
+    };
+    let run = |port: u16, arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_septet"));
+        command.args(arguments).args(["--url", &format!("http://127.0.0.1:{port}")]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let whole = answer(0, None).await;
+    assert_eq!(run(whole.port, &["messages"]), (Some(0), String::new()));
+    let behind = answer(7, None).await;
+    let (code, said) = run(behind.port, &["messages"]);
+    assert!(code == Some(0) && said.contains("the index is being made again"), "{code:?} {said}");
+    let (code, said) = run(behind.port, &["messages", "--export", "-"]);
+    assert!(code == Some(1) && said.contains("the index is being made again"), "{code:?} {said}");
+    let stopped = answer(0, Some("bodies were searched back to noon")).await;
+    let (code, said) = run(stopped.port, &["messages", "--q", "x"]);
+    assert!(code == Some(0) && said.contains("bodies were searched back to noon"), "{code:?} {said}");
 }

@@ -12,6 +12,7 @@ use septet_operations::template::file_value;
 use serde_json::{Map, Value};
 
 use super::client::{Client, Failure, text};
+use super::messages::is_behind;
 use crate::output;
 
 /// Headers in one page.
@@ -55,6 +56,8 @@ struct Tally {
     without_body: u64,
     /// Their bodies had gone by the time they were asked for, or cannot be read.
     lost: u64,
+    /// A list that was gone by may have lacked messages.
+    behind: bool,
 }
 
 /// Exports what the filters select; 1 when something of it could not be.
@@ -77,7 +80,7 @@ pub(crate) async fn run(client: &Client, filters: Map<String, Value>, destinatio
     };
     // Whatever ended it: no line is left half written.
     let ended = ended.and(to.finish().map_err(Stopped::Io));
-    let Tally { written, without_body, lost } = tally;
+    let Tally { written, without_body, lost, behind } = tally;
     if written == 0 && matches!(ended, Err(Stopped::Api(_))) {
         // So that the same command can be given again.
         to.take_back();
@@ -89,9 +92,12 @@ pub(crate) async fn run(client: &Client, filters: Map<String, Value>, destinatio
     if lost > 0 {
         said = format!("{said}; {lost} could not be read");
     }
+    if behind {
+        said = format!("{said}; the index is being made again: there may be more of them");
+    }
     output::note(said);
     match ended {
-        Ok(()) if lost > 0 => ExitCode::FAILURE,
+        Ok(()) if lost > 0 || behind => ExitCode::FAILURE,
         Ok(()) => ExitCode::SUCCESS,
         Err(Stopped::Interrupted) => {
             output::error("interrupted");
@@ -122,6 +128,7 @@ async fn all(
         let page = client.post("/api/v1/messages/search", &Value::Object(filters.clone())).await?;
         let empty = Vec::new();
         let headers = page.get("messages").and_then(Value::as_array).unwrap_or(&empty);
+        tally.behind |= is_behind(&page);
         left = left.saturating_sub(headers.len() as u64);
         let folder = to.folder();
         let fetched = headers.iter().map(|header| fetch(client, header, folder.as_deref()));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::client::{Client, Failure, print_json, table, text};
 use super::{export, filters};
-use crate::output::line;
+use crate::output::{line, note};
 
 /// Lists messages, newest first, or exports them.
 ///
@@ -86,6 +86,17 @@ impl Messages {
         if let Some(next) = answer.get("next").and_then(Value::as_u64) {
             line(format_args!("more: --cursor {next}"));
         }
+        if let Some(stopped) = answer.get("incomplete").and_then(Value::as_str) {
+            note(format_args!("not all was searched: {stopped}"));
+        }
+        if is_behind(&answer) {
+            note("the index is being made again: messages may be missing in this list");
+        }
         Ok(())
     }
+}
+
+/// Whether a list may lack messages that are stored.
+pub(super) fn is_behind(list: &Value) -> bool {
+    list.get("index_lag_ms").and_then(Value::as_u64).is_some_and(|lag| lag > 0)
 }
