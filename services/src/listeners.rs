@@ -20,7 +20,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -88,6 +88,10 @@ impl Limits {
 /// All open listeners of this process.
 static OPEN: Mutex<Vec<Weak<Listener>>> = Mutex::new(Vec::new());
 
+fn opened() -> MutexGuard<'static, Vec<Weak<Listener>>> {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One socket. Closed when the last lease goes; its connections end then, after the request they have.
 struct Listener {
     asked: SocketAddr,
@@ -151,10 +155,7 @@ pub fn lease(
     limits: Limits,
     cx: &ServiceContext,
 ) -> Result<Lease, HostFault> {
-    let listener = match find(address) {
-        Some(listener) => listener,
-        None => open(address, tls, cx)?,
-    };
+    let listener = find_or_open(address, tls, cx)?;
     if listener.shared.tls.as_ref().map(|(settings, _)| settings) != tls {
         let text = format!("services that share {address} need the same tls settings");
         return Err(HostFault::new("bind", text));
@@ -177,28 +178,31 @@ pub fn lease(
     Ok(Lease { listener, path: path.to_owned() })
 }
 
-fn find(address: SocketAddr) -> Option<Arc<Listener>> {
-    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+fn find(open: &mut Vec<Weak<Listener>>, address: SocketAddr) -> Option<Arc<Listener>> {
     open.retain(|listener| listener.strong_count() > 0);
     // Port 0 asks for a port of one's own.
     let same = |listener: &Arc<Listener>| listener.asked == address && address.port() != 0;
     open.iter().filter_map(Weak::upgrade).find(same)
 }
 
-fn open(
+fn find_or_open(
     address: SocketAddr,
     tls: Option<&ServerTls>,
     cx: &ServiceContext,
 ) -> Result<Arc<Listener>, HostFault> {
+    if let Some(listener) = find(&mut opened(), address) {
+        return Ok(listener);
+    }
     let tls = match tls {
         Some(settings) => Some((settings.clone(), Reloading::new(settings.clone())?)),
         None => None,
     };
-    let socket = match listen(address) {
-        Ok(socket) => socket,
-        // Another service may have opened it between our look and our try.
-        Err(error) => return find(address).ok_or_else(|| bind_fault(address, &error)),
-    };
+    // Of services that start together one opens the socket, and the others find it: both under one lock.
+    let mut open = opened();
+    if let Some(listener) = find(&mut open, address) {
+        return Ok(listener);
+    }
+    let socket = listen(address).map_err(|error| bind_fault(address, &error))?;
     let bound = socket.local_addr().map_err(|error| bind_fault(address, &error))?;
     let shared = Shared {
         tls,
@@ -212,7 +216,7 @@ fn open(
     };
     let listener = Listener { asked: address, address: bound, socket, shared: Arc::new(shared) };
     let listener = Arc::new(listener);
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&listener));
+    open.push(Arc::downgrade(&listener));
     Ok(listener)
 }
 

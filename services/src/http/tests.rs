@@ -375,6 +375,25 @@ async fn services_share_a_listener_and_the_longest_path_wins() {
     assert!(refused.is_connect(), "the last one closes the socket");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn services_that_start_together_share_their_listener() {
+    for _ in 0..50 {
+        let listen = format!("127.0.0.1:{}", free_port());
+        let together = Arc::new(tokio::sync::Barrier::new(8));
+        let starting = (0..8).map(|n| {
+            let (listen, together) = (listen.clone(), together.clone());
+            tokio::spawn(async move {
+                let (desk, path) = (Desk::new(), format!("/{n}"));
+                together.wait().await;
+                service(&desk, &format!("item{n}"), json!({ "listen": listen, "path": path })).await
+            })
+        });
+        for started in futures_util::future::join_all(starting).await {
+            started.unwrap().unwrap().end().await;
+        }
+    }
+}
+
 /// A service on `/a`, and a lease of `/b` on the same listener that nobody serves yet.
 async fn starting() -> (Bench, Lease, ServiceContext) {
     let listen = format!("127.0.0.1:{}", free_port());
