@@ -238,7 +238,9 @@ impl Store {
         let stored = match embedded.readers.read(place) {
             Ok(stored) => stored,
             Err(ReadFailure::Damaged) => return Err(damaged()),
-            Err(ReadFailure::Io(error)) => return Err(ReadError::Io(id, error.to_string())),
+            Err(ReadFailure::Io(error)) => {
+                return Err(ReadError::Io(id, format!("{}: {error}", embedded.readers.name(place))));
+            }
         };
         let bytes = record::open_body(stored, place.sealed, &self.0.shared.vault).map_err(|_| damaged())?;
         Ok(absent.body(bytes))

@@ -75,7 +75,10 @@ async fn a_segment_that_a_checkpoint_covers_costs_only_its_bodies() {
             for id in &ids {
                 match store.body(store.header(*id).unwrap().body_id.unwrap()).await {
                     Ok(body) => assert_eq!(body.size(), store.header(*id).unwrap().size as usize),
-                    Err(ReadError::Io(..)) => unread += 1,
+                    Err(ReadError::Io(_, text)) => {
+                        assert!(text.contains("0000000001.seg:"), "{text}");
+                        unread += 1;
+                    }
                     Err(error) => panic!("{error}"),
                 }
             }
