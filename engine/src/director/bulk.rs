@@ -1,12 +1,20 @@
 //! Resuming and discarding every suspended message that a filter selects.
+//!
+//! Whoever is resumed comes back into memory. So a million come back as fast as their items take them, and where an
+//! item takes nothing, no more than fit its window: the others stay suspended, and the report says so.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
 
 use crate::director::selection::{Ids, Refusals, Walk};
 use crate::director::{ControlError, Engine};
 use crate::header::Status;
-use crate::id::MessageId;
+use crate::id::{ItemName, MessageId};
 use crate::store::MessageFilter;
+
+/// How long an item that takes nothing is waited for, and how often it is looked at.
+const PATIENCE: u32 = 500;
+const NAP: Duration = Duration::from_millis(10);
 
 /// What to do with the suspended messages of a selection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,10 +72,14 @@ impl Engine {
     ) -> Result<BulkReport, ControlError> {
         let (mut done, mut refusals) = (0, Refusals::default());
         let selected = ids.len();
+        let mut full = HashSet::new();
         while let Some(page) = ids.pop() {
             let mut last = None;
             for id in page {
                 let outcome = match action {
+                    Bulk::Resume if !self.has_room(id, &mut full).await => Err(ControlError::NotAllowed(
+                        "the queue has no room: resume it when it is shorter".to_owned(),
+                    )),
                     Bulk::Resume => self.put_back(id, who).await,
                     Bulk::Discard => self.give_up(id, who).await,
                 };
@@ -84,5 +96,26 @@ impl Engine {
             }
         }
         Ok(BulkReport { selected, done, failed_count: refusals.count, failed: refusals.listed })
+    }
+
+    /// Waits until the item of a message has room, as long as it takes something; `full` are those that do not.
+    async fn has_room(&self, id: MessageId, full: &mut HashSet<ItemName>) -> bool {
+        let store = &self.core().store;
+        // Whoever is not there is refused for that.
+        let Some(item) = store.header(id).and_then(|header| header.target) else { return true };
+        let (mut left, mut before) = (PATIENCE, None);
+        while !store.has_room(&item) {
+            let counts = store.counts(&item);
+            let now = Some((counts.completed, counts.errors, counts.suspended));
+            left = if now == before { left - 1 } else { PATIENCE };
+            before = now;
+            if left == 0 || full.contains(&item) {
+                full.insert(item);
+                return false;
+            }
+            store.clock().sleep(NAP).await;
+        }
+        full.remove(&item);
+        true
     }
 }

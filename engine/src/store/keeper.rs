@@ -36,7 +36,7 @@ use crate::event::{Level, NewEvent};
 use crate::files::Files;
 
 /// So many rows in memory make a part file; one with large texts counts as several.
-pub(super) const PART: usize = if cfg!(test) { 48 } else { 8 * 1024 };
+pub(super) const PART: usize = if cfg!(test) { 48 } else { 4 * 1024 };
 /// When so many rows are in memory, the journal waits for the keeper.
 pub(super) const BEHIND: usize = 3 * PART;
 /// So many rows wait in memory for an index that cannot be written.

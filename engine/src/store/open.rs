@@ -33,7 +33,7 @@ pub struct Options {
     pub path: PathBuf,
     /// Size of one segment of the journal.
     pub segment_size: u64,
-    /// Byte budget for bodies in memory: an eighth is the cache of bodies that are on disk, and a quarter
+    /// Byte budget for bodies in memory: a sixteenth is the cache of bodies that are on disk, and a quarter
     /// each may be on its way to the disk as new messages and as completions.
     pub memory: u64,
     /// Free space that new messages leave; `None` = the smaller of 2 GiB and 5 %.

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::index::{Candidate, Overlay};
+use super::index::{Candidate, Overlay, Unfinished};
 use super::shared::Shared;
 
 /// The state's say, asked once for a block of rows.
@@ -10,7 +10,7 @@ use super::shared::Shared;
 pub(super) struct Memory<'a>(pub(super) &'a Shared);
 
 impl Overlay for Memory<'_> {
-    fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> bool {
+    fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> Unfinished {
         self.0.state().any_beyond(&ids)
     }
 

@@ -23,6 +23,12 @@ impl Store {
         self.state().ready(item)
     }
 
+    /// Whether suspended messages may go back to this item. They go to its window, which is in memory: a million that
+    /// are resumed at once come back as fast as they are taken.
+    pub fn has_room(&self, item: &ItemName) -> bool {
+        self.state().has_room(item)
+    }
+
     /// Takes what may run now; each is delivered under a lease of its own.
     pub fn take(&self, item: &ItemName, lanes: Lanes, max: usize) -> Vec<Delivery> {
         let now = self.clock().now();

@@ -61,7 +61,7 @@ impl Shared {
             vault,
             epoch: format!("{:016x}", identity.epoch).into(),
             state: Mutex::new(State::new(options.window)),
-            bodies: Bodies::new(options.memory / 8),
+            bodies: Bodies::new(options.memory / 16),
             ids: Ids::new(1, 1),
             durable: Durable::default(),
             ingest: Share::new(options.memory / 4),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::file::{IndexFile, RowBlock};
 use super::query::{Candidates, Searched, Terms};
 use super::source::{Peeked, peek};
-use super::{Candidate, Error, Index, Kind, Overlay, Set};
+use super::{Candidate, Error, Index, Kind, Overlay, Set, Unfinished};
 
 /// How many blocks, or files, one step reads.
 const READS: usize = 64;
@@ -200,10 +200,11 @@ impl Stream {
     ) -> Result<(), Error> {
         let Some(candidates) = &self.candidates else {
             let meta = self.file.meta();
-            let provisional = kind == Kind::Headers
-                && meta.provisional > 0
-                && overlay.any_unfinished(meta.headers.min..=meta.headers.max);
-            self.candidates = Some(terms.candidates(&self.file, kind, provisional)?);
+            let unfinished = match kind == Kind::Headers && meta.provisional > 0 {
+                true => overlay.any_unfinished(meta.headers.min..=meta.headers.max),
+                false => Unfinished::default(),
+            };
+            self.candidates = Some(terms.candidates(&self.file, kind, unfinished)?);
             self.settle(kind, terms);
             return Ok(());
         };
@@ -243,7 +244,7 @@ pub(super) fn counting(
         if row.provisional {
             // Most provisional rows are long finished: one question for all of them.
             let ids = || row.id..=block.iter().next_back().map_or(row.id, |last| last.id);
-            if !*unfinished.get_or_insert_with(|| overlay.any_unfinished(ids())) {
+            if !unfinished.get_or_insert_with(|| overlay.any_unfinished(ids())).any() {
                 continue;
             }
         }

@@ -213,11 +213,26 @@ pub(in crate::store) struct Candidate {
     pub(in crate::store) audited: bool,
 }
 
+/// Whether there may be headers that are not finished, nor in memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::store) struct Unfinished {
+    /// They are suspended.
+    pub(in crate::store) suspended: bool,
+    /// They are not.
+    pub(in crate::store) waiting: bool,
+}
+
+impl Unfinished {
+    fn any(self) -> bool {
+        self.suspended || self.waiting
+    }
+}
+
 /// What memory knows about rows in files. Called once a block, never with a lock of this module held.
 pub(in crate::store) trait Overlay {
     /// Whether any of these ids may be a header that is unfinished and not in memory. `false` spares reading
     /// provisional rows; `true` is never wrong.
-    fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> bool;
+    fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> Unfinished;
 
     /// Which rows count, one answer each: not those of sessions that are dead in that segment, and of
     /// provisional ones only those still unfinished that memory does not have in full. One that memory has
@@ -230,8 +245,8 @@ pub(in crate::store) trait Overlay {
 pub(in crate::store) struct Everything;
 
 impl Overlay for Everything {
-    fn any_unfinished(&mut self, _: RangeInclusive<u64>) -> bool {
-        true
+    fn any_unfinished(&mut self, _: RangeInclusive<u64>) -> Unfinished {
+        Unfinished { suspended: true, waiting: true }
     }
 
     fn admit(&mut self, rows: &[Candidate]) -> Vec<bool> {

@@ -7,7 +7,7 @@ use std::fmt;
 use super::file::IndexFile;
 use super::format::{GroupKey, PROVISIONAL, RESPONSE, Table, VARIOUS};
 use super::hash::Secret;
-use super::{Error, Kind};
+use super::{Error, Kind, Unfinished};
 use crate::event::{Event, Level};
 use crate::header::{self, Header, Status};
 use crate::store::codec::Fields;
@@ -211,15 +211,15 @@ fn has(bits: &[u64], row: u32) -> bool {
 }
 
 impl Terms {
-    /// The rows of a file that can match. `provisional`: whether provisional ones can.
+    /// The rows of a file that can match. `unfinished`: which provisional ones can.
     pub(super) fn candidates(
         &self,
         file: &IndexFile,
         kind: Kind,
-        provisional: bool,
+        unfinished: Unfinished,
     ) -> Result<Candidates, Error> {
         let table = file.table(kind);
-        let groups = Wanted::new(self, file, provisional);
+        let groups = Wanted::new(self, file, unfinished);
         let all = groups.is_all(file.meta().provisional > 0);
         let chosen = || table.groups.iter().filter(|group| all || groups.has(&group.key));
         let rows = || chosen().map(|group| u64::from(group.rows)).sum();
@@ -289,20 +289,20 @@ impl Terms {
 /// The groups asked for, with the numbers that names have in one file.
 struct Wanted<'a> {
     terms: &'a Terms,
-    provisional: bool,
+    unfinished: Unfinished,
     /// `Some(None)`: the file has no such name.
     names: [Option<Option<u16>>; 3],
 }
 
 impl<'a> Wanted<'a> {
-    fn new(terms: &'a Terms, file: &IndexFile, provisional: bool) -> Self {
+    fn new(terms: &'a Terms, file: &IndexFile, unfinished: Unfinished) -> Self {
         let names = terms.names.each_ref().map(|name| name.as_ref().map(|name| file.directory.name(name)));
-        Wanted { terms, provisional, names }
+        Wanted { terms, unfinished, names }
     }
 
     /// Whether every group is wanted, as far as can be told without looking at them.
     fn is_all(&self, has_provisional: bool) -> bool {
-        (self.provisional || !has_provisional)
+        ((self.unfinished.waiting && self.unfinished.suspended) || !has_provisional)
             && self.terms.codes == 0
             && self.terms.flags.0 == 0
             && self.names.iter().all(Option::is_none)
@@ -310,7 +310,11 @@ impl<'a> Wanted<'a> {
 
     fn has(&self, key: &GroupKey) -> bool {
         let (mask, flags) = self.terms.flags;
-        (self.provisional || key.flags & PROVISIONAL == 0)
+        let counts = match key.code == status_number(Status::Suspended) {
+            true => self.unfinished.suspended,
+            false => self.unfinished.waiting,
+        };
+        (counts || key.flags & PROVISIONAL == 0)
             && (self.terms.codes == 0 || self.terms.codes >> key.code.min(31) & 1 == 1)
             && key.flags & mask == flags
             && self.names.iter().zip(key.names).all(|(wanted, name)| match wanted {

@@ -31,6 +31,12 @@ impl State {
         item(&mut self.items, number).ready.clone()
     }
 
+    /// Whether more may come into an item's window at once: it may be twice as full as it gets by itself.
+    pub(in crate::store) fn has_room(&self, name: &ItemName) -> bool {
+        let depth = self.known_item(name.as_str()).map_or(0, |item| item.queue.depth());
+        self.window.is_none_or(|window| depth < window.saturating_mul(2))
+    }
+
     pub(in crate::store) fn take(
         &mut self,
         name: &ItemName,

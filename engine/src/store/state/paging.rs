@@ -16,6 +16,7 @@ use crate::host::KeepFamily;
 use crate::id::MessageId;
 use crate::store::bodies::Bodies;
 use crate::store::dropped;
+use crate::store::index::Unfinished;
 use crate::store::row::{Names, Row};
 use crate::store::spine::{Reference, Spot};
 
@@ -312,8 +313,11 @@ impl State {
     }
 
     /// Whether messages with any of these ids may wait beyond their queue's window, or be suspended.
-    pub(in crate::store) fn any_beyond(&self, ids: &RangeInclusive<u64>) -> bool {
-        self.items.iter().any(|item| (!item.spine.is_empty() && item.spine.any(ids)) || item.any_parked(ids))
+    pub(in crate::store) fn any_beyond(&self, ids: &RangeInclusive<u64>) -> Unfinished {
+        Unfinished {
+            waiting: self.items.iter().any(|item| !item.spine.is_empty() && item.spine.any(ids)),
+            suspended: self.items.iter().any(|item| item.any_parked(ids)),
+        }
     }
 
     /// Where the header of a message is that waits beyond its queue's window, or is suspended, and is not in memory.

@@ -174,6 +174,24 @@ async fn those_that_left_memory_are_resumed_to_their_places_and_discarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_full_twice_over_has_no_room_until_something_is_taken() {
+    let fixture = fixture();
+    let ids = suspended(&fixture).await;
+    until_gone(&fixture, &ids).await;
+    let out = item("out");
+    let mut resumed = 0;
+    for id in ids.iter().take_while(|_| fixture.store.has_room(&out)) {
+        fixture.finish(*id, Guard::Status(Status::Suspended), Status::Queued).await.unwrap();
+        resumed += 1;
+    }
+    assert_eq!(resumed, 16, "windows of eight");
+    assert!(fixture.store.has_room(&item("nobody")));
+    let delivery = fixture.store.take(&out, Lanes::Requests, 1).remove(0);
+    fixture.finish(delivery.header.id, Guard::Lease(delivery.lease), Status::Completed).await.unwrap();
+    assert!(fixture.store.has_room(&out));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_suspended_again_is_found_as_it_was_suspended_last() {
     let fixture = fixture();
     let ids = suspended(&fixture).await;

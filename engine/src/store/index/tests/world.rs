@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::super::{BodyRow, Candidate, Coverage, Description, Error, Index, IndexFile, Overlay, Secret};
+use super::super::{
+    BodyRow, Candidate, Coverage, Description, Error, Index, IndexFile, Overlay, Secret, Unfinished,
+};
 use crate::event::{Event, Level};
 use crate::fault::{Fault, Sensitive};
 use crate::files::SystemFiles;
@@ -43,8 +45,9 @@ pub(super) struct World {
 pub(super) struct Memory<'a>(pub(super) &'a World);
 
 impl Overlay for Memory<'_> {
-    fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> bool {
-        self.0.unfinished.iter().any(|id| ids.contains(id))
+    fn any_unfinished(&mut self, ids: RangeInclusive<u64>) -> Unfinished {
+        let any = self.0.unfinished.iter().any(|id| ids.contains(id));
+        Unfinished { suspended: any, waiting: any }
     }
 
     fn admit(&mut self, rows: &[Candidate]) -> Vec<bool> {
