@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 /// Things in one run.
 const RUN: usize = 512;
+/// By so many a run grows, and so many may be empty in it, twice.
+const ROOM: usize = 32;
 /// Two neighbours that together have so few become one.
 const FEW: usize = RUN / 4;
 
@@ -66,12 +68,8 @@ impl<T: Ord + Copy> Sorted<T> {
         if at == self.runs.len() {
             // Behind everything, as most that come are.
             match self.runs.last_mut().filter(|last| last.len() < RUN) {
-                Some(last) => Arc::make_mut(last).push(value),
-                None => {
-                    let mut run = Vec::with_capacity(if at == 0 { 4 } else { RUN });
-                    run.push(value);
-                    self.runs.push(Arc::new(run));
-                }
+                Some(last) => roomy(last).push(value),
+                None => self.runs.push(Arc::new(vec![value])),
             }
             self.length += 1;
             return true;
@@ -82,14 +80,16 @@ impl<T: Ord + Copy> Sorted<T> {
         }
         let Some(run) = self.runs.get_mut(at) else { return false };
         let Err(place) = run.binary_search(&value) else { return false };
-        Arc::make_mut(run).insert(place, value);
+        roomy(run).insert(place, value);
         self.length += 1;
         true
     }
 
     fn split(&mut self, at: usize) {
         let Some(run) = self.runs.get_mut(at) else { return };
-        let rest = Arc::make_mut(run).split_off(RUN / 2);
+        let run = Arc::make_mut(run);
+        let rest = run.split_off(RUN / 2);
+        run.shrink_to_fit();
         self.runs.insert(at + 1, Arc::new(rest));
     }
 
@@ -100,6 +100,9 @@ impl<T: Ord + Copy> Sorted<T> {
         let Ok(place) = run.binary_search(value) else { return false };
         let run = Arc::make_mut(run);
         run.remove(place);
+        if run.capacity() - run.len() > 2 * ROOM {
+            run.shrink_to(run.len() + ROOM);
+        }
         self.length -= 1;
         match run.len() {
             0 => drop(self.runs.remove(at)),
@@ -122,6 +125,15 @@ impl<T: Ord + Copy> Sorted<T> {
             }
         }
     }
+}
+
+/// A run with room for one more, and not much more than that.
+fn roomy<T: Copy>(run: &mut Arc<Vec<T>>) -> &mut Vec<T> {
+    let run = Arc::make_mut(run);
+    if run.len() == run.capacity() {
+        run.reserve_exact(ROOM);
+    }
+    run
 }
 
 impl<T: Ord + Copy> FromIterator<T> for Sorted<T> {

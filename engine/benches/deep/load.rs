@@ -278,7 +278,11 @@ pub(crate) async fn settle(store: &Store, most: u64, resume: bool) -> Outcome<u6
         tokio::spawn(async move { drain(&store, REFUSER, count as u64).await })
     });
     let mut last = 0;
+    let item = ItemName::new(REFUSER);
     for id in ids.into_iter().rev().take(count) {
+        while resume && !store.has_room(&item) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         let permit = store.reserve(Class::Completion, 0).await?;
         let transition = Transition::new(id, Guard::Status(Status::Suspended), to);
         last = store.submit(permit, Transaction::new(vec![Op::Transition(transition)]))?.sequence;
