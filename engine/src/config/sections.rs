@@ -84,7 +84,7 @@ pub(crate) struct StoreKeys {
     max_size: Option<ByteSize>,
     /// Messages are refused when less than this is free; default: the smaller of 2 GiB and 5 %.
     min_free: Option<ByteSize>,
-    /// The size of one journal file, at least "1MiB".
+    /// The size of one journal file, at least "1MiB"; absent, an eighth of a `max_size` below "512MiB".
     segment_size: ByteSize,
     /// The budget for message bodies in memory.
     memory: ByteSize,
@@ -115,6 +115,8 @@ impl Default for StoreKeys {
         }
     }
 }
+
+const MIB: u64 = 1 << 20;
 
 pub(crate) fn store(node: &Node, report: &mut Report<'_>) -> Option<Store> {
     let keys: StoreKeys = report.read(node)?;
@@ -154,19 +156,28 @@ pub(crate) fn store(node: &Node, report: &mut Report<'_>) -> Option<Store> {
         let suggestion = Some("for example path = \"data\"".to_owned());
         report.error("S0105", place, "the path is empty: a store needs a folder of its own", suggestion);
     }
+    let segment_size = match (node.get("segment_size"), keys.max_size) {
+        (None, Some(most)) => segment_size_within(most.get()),
+        _ => keys.segment_size.get(),
+    };
     let path = keys.path.unwrap_or_else(|| report.sources.folder(node.span).join("data"));
     Some(Store {
         path,
         retention: keys.retention.and_then(MaybeNever::get),
         max_size: keys.max_size.map(ByteSize::get),
         min_free: keys.min_free.map(ByteSize::get),
-        segment_size: keys.segment_size.get(),
+        segment_size,
         memory: keys.memory.get(),
         audit_retention: keys.audit_retention.get(),
         key: keys.key,
         old_keys: keys.old_keys,
         encrypt_bodies: keys.encrypt_bodies,
     })
+}
+
+/// Whole files are purged, and two of them are always there: a store that is to stay small has small ones.
+fn segment_size_within(max_size: u64) -> u64 {
+    (max_size / 8 / MIB * MIB).clamp(MIB, 64 * MIB)
 }
 
 /// `[admin]`.

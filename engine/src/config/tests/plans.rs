@@ -26,6 +26,22 @@ fn a_plan_has_the_defaults_of_the_contract() {
 }
 
 #[test]
+fn a_store_that_is_to_stay_small_has_small_files_unless_it_says_otherwise() {
+    let size = |store: &str| {
+        let text = "[services.in]\ntype = 'hl7.mllp'\nlisten = '127.0.0.1:1'\ntargets = ['out']\n\
+                    [operations.out]\ntype = 'rest'\nurl = 'https://x'\n";
+        plan(&format!("[production]\nname = 'p'\n[store]\n{store}\n{text}")).store.segment_size >> 20
+    };
+    assert_eq!(size("max_size = '20MiB'"), 2);
+    assert_eq!(size("max_size = '100MiB'"), 12);
+    assert_eq!(size("max_size = '1MiB'"), 1);
+    assert_eq!(size("max_size = '512MiB'"), 64);
+    assert_eq!(size("max_size = '100GiB'"), 64);
+    assert_eq!(size("max_size = '20MiB'\nsegment_size = '64MiB'"), 64);
+    assert_eq!(size("retention = '30d'"), 64);
+}
+
+#[test]
 fn a_fingerprint_changes_with_all_that_an_item_depends_on_and_with_nothing_else() {
     let text = |secret: &str, field: &str, other: &str, note: &str| {
         around(&format!(
