@@ -40,6 +40,8 @@ const server = http.createServer((request, response) => {
     response.writeHead(500, { 'content-type': 'text/plain' }).end(String(error))
   })
 })
+// A connection that is kept open is not closed under a slow client.
+server.keepAliveTimeout = 600_000
 await new Promise(ready => server.listen(Number(process.argv[2] ?? 0), '127.0.0.1', ready))
 const port = server.address().port
 const base = `http://127.0.0.1:${port}/fhir`

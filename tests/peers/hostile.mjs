@@ -25,6 +25,8 @@ const server = createServer((request, response) => {
   response.writeHead(body ? 200 : 404, { 'content-type': 'application/json' })
   response.end(JSON.stringify(body ? body() : {}))
 })
+// A connection that is kept open is not closed under a slow client.
+server.keepAliveTimeout = 600_000
 await new Promise(done => server.listen(0, '127.0.0.1', done))
 const issuer = `http://127.0.0.1:${server.address().port}`
 

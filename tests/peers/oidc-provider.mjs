@@ -9,6 +9,8 @@ console.info = console.error
 
 const { cert, key, ca, clients } = JSON.parse(process.argv[2])
 const listener = createServer({ cert, key, ca, requestCert: true, rejectUnauthorized: false })
+// A connection that is kept open is not closed under a slow client.
+listener.keepAliveTimeout = 600_000
 await new Promise(done => listener.listen(0, '127.0.0.1', done))
 const { port } = listener.address()
 const issuer = `https://localhost:${port}`
