@@ -275,9 +275,11 @@ impl Store {
         let at = shared.clock.now();
         let mut changes = self.settle(transaction, at);
         let mut state = shared.state();
+        // With neighbours only once: they would drive out what was brought back for this transaction before.
+        let mut near = true;
         while let Err(conflict) = state.check(&changes) {
             drop(state);
-            self.bring_back(conflict)?;
+            self.bring_back(conflict, std::mem::take(&mut near))?;
             state = shared.state();
         }
         state.place(&mut changes, at);
@@ -327,13 +329,13 @@ impl Store {
 
     /// What was not in memory may wait beyond its queue's window: then it is read back, and the check can be
     /// made again. Otherwise the conflict stands.
-    fn bring_back(&self, conflict: Conflict) -> Result<(), Conflict> {
+    fn bring_back(&self, conflict: Conflict, near: bool) -> Result<(), Conflict> {
         let Conflict::Unknown(id) = conflict else { return Err(conflict) };
         let shared = &self.0.shared;
         let Some(embedded) = &self.0.embedded else { return Err(conflict) };
         let mut frame = None;
         loop {
-            let wanted = shared.state().wanted(id);
+            let wanted = shared.state().wanted(id, near);
             let Some((now, references)) = wanted.filter(|(now, _)| frame.is_none() || *now != frame) else {
                 // It may have come back by itself meanwhile.
                 let back = shared.state().rows.contains_key(&id.0);

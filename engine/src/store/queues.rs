@@ -69,7 +69,7 @@ impl Store {
     /// its pool slot), also after recovery; gives the lease under which it goes on.
     pub fn adopt(&self, id: MessageId) -> Option<Lease> {
         // If it does not come back, it is not there to adopt.
-        let _ = self.bring_back(Conflict::Unknown(id));
+        let _ = self.bring_back(Conflict::Unknown(id), true);
         self.state().adopt(id)
     }
 

@@ -122,13 +122,18 @@ impl State {
         items.find_map(|(number, item)| Some((u32::try_from(number).ok()?, item.parked(id)?)))
     }
 
-    /// What is to be read back where a message is wanted that is not in memory, and the frame that has itself.
-    pub(in crate::store) fn wanted(&self, id: MessageId) -> Option<(Option<Spot>, Vec<Reference>)> {
+    /// What is to be read back where a message is wanted that is not in memory, and the frame that has itself. `near`:
+    /// with those that are likely to be wanted soon.
+    pub(in crate::store) fn wanted(
+        &self,
+        id: MessageId,
+        near: bool,
+    ) -> Option<(Option<Spot>, Vec<Reference>)> {
         let (item, reference) = self.absent(id)?;
         let frame = reference.frame;
         let all = match self.parked(id.0) {
-            Some(_) => self.neighbours(item, &reference),
-            None => vec![reference],
+            Some(_) if near => self.neighbours(item, &reference),
+            _ => vec![reference],
         };
         Some((frame, all))
     }

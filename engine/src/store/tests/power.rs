@@ -10,7 +10,7 @@
 mod effects;
 mod purging;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -168,7 +168,12 @@ impl World {
             }
             let (ops, effects) = self.step(store, &mut leases);
             let Ok(permit) = store.reserve(Class::Completion, 0).await else { return true };
-            let committed = store.submit(permit, Transaction::new(ops)).unwrap();
+            let committed = match store.submit(permit, Transaction::new(ops)) {
+                Ok(committed) => committed,
+                // What is not in memory cannot be read back from a disk that is gone.
+                Err(_) if self.files.has_failed() => return true,
+                Err(conflict) => panic!("{conflict:?}: {:#?}", self.story),
+            };
             // What is in between, the purge has written.
             self.effects.resize(usize::try_from(committed.sequence).unwrap() - 1, Vec::new());
             self.effects.push(effects);
@@ -183,8 +188,9 @@ impl World {
     }
 
     fn step(&mut self, store: &Store, leases: &mut Vec<Lease>) -> (Vec<Op>, Vec<Effect>) {
-        match self.random.below(10) {
+        match self.random.below(12) {
             0..=4 => self.receive(store),
+            10.. => self.act(store),
             5..=7 => {
                 let target = TARGETS[self.random.below(2) as usize];
                 leases.extend(
@@ -228,6 +234,31 @@ impl World {
                 (vec![Op::Event(event)], vec![Effect::Event { text, session, at }])
             }
         }
+    }
+
+    /// An operator resumes or discards some that are suspended, perhaps together.
+    fn act(&mut self, store: &Store) -> (Vec<Op>, Vec<Effect>) {
+        let mut suspended = BTreeSet::new();
+        for effect in self.effects.iter().flatten() {
+            if let Effect::Moved { id, to, .. } = effect {
+                match to {
+                    Status::Suspended => suspended.insert(*id),
+                    _ => suspended.remove(id),
+                };
+            }
+        }
+        let mut suspended: Vec<u64> = suspended.into_iter().collect();
+        let (mut ops, mut effects) = (Vec::new(), Vec::new());
+        for _ in 0..=self.random.below(3) {
+            if suspended.is_empty() {
+                break;
+            }
+            let id = suspended.swap_remove(self.random.below(suspended.len() as u64) as usize);
+            let to = [Status::Queued, Status::Queued, Status::Discarded][self.random.below(3) as usize];
+            ops.push(Op::Transition(Transition::new(MessageId(id), Guard::Status(Status::Suspended), to)));
+            effects.push(Effect::Moved { id, to, at: self.clock.now() });
+        }
+        if ops.is_empty() { self.receive(store) } else { (ops, effects) }
     }
 
     fn text(&mut self) -> Bytes {

@@ -316,3 +316,50 @@ async fn an_index_made_again_has_those_that_left_memory() {
     let fixture = Fixture::on(store, clock, folder);
     are_suspended(&fixture, &ids, |id| ids.iter().position(|known| *known == id).unwrap()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_index_is_lacking_each_is_found_resumed_and_discarded_all_the_same() {
+    let fixture = fixture();
+    let ids = suspended(&fixture).await;
+    until_gone(&fixture, &ids).await;
+    // As if all of it had yet to be made again.
+    fixture.store.0.embedded.as_ref().unwrap().index.retire(u64::MAX);
+    for (number, id) in ids.iter().enumerate() {
+        let header = fixture.store.header(*id).unwrap();
+        assert_eq!((header.id, header.status, header.attempts), (*id, Status::Suspended, 2));
+        assert_eq!(header.error, Some(refusal(number)));
+        let to = if number % 2 == 0 { Status::Queued } else { Status::Discarded };
+        fixture.finish(*id, Guard::Status(Status::Suspended), to).await.unwrap();
+    }
+    let counts = fixture.store.counts(&item("out"));
+    assert_eq!((counts.suspended, counts.queued), (0, COUNT as u64 / 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_transaction_may_change_several_that_are_far_apart() {
+    let fixture = fixture();
+    let mut ids = Vec::new();
+    for number in 0..COUNT {
+        ids.push(fixture.receive("lis", "out", &number.to_string()).await);
+    }
+    // Many in one frame: who reads one back reads its neighbours, too.
+    for half in ids.chunks(COUNT / 2) {
+        fixture.commit(half.iter().map(|id| suspend(*id, 1)).collect()).await.unwrap();
+    }
+    until_gone(&fixture, &ids).await;
+    let back = |id: &MessageId| {
+        Op::Transition(Transition::new(*id, Guard::Status(Status::Suspended), Status::Queued))
+    };
+    let some = [ids[0], ids[COUNT / 3], ids[COUNT / 2 + 1], ids[COUNT - 1]];
+    let done = tokio::time::timeout(Duration::from_secs(60), async {
+        let store = fixture.store.clone();
+        let permit = store.reserve(crate::store::Class::Completion, 0).await.unwrap();
+        let ops = some.iter().map(back).collect();
+        tokio::task::spawn_blocking(move || store.submit(permit, crate::store::Transaction::new(ops)))
+            .await
+            .unwrap()
+    });
+    done.await.expect("they come back all at once").unwrap();
+    let counts = fixture.store.counts(&item("out"));
+    assert_eq!((counts.suspended, counts.queued), (COUNT as u64 - 4, 4));
+}
