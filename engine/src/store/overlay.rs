@@ -20,7 +20,7 @@ impl Overlay for Memory<'_> {
             let dead = !row.audited && state.is_dead(row.session, row.segment);
             // A message that waits beyond its window and is in memory is found there.
             let elsewhere = row.provisional
-                && (state.rows.contains_key(&row.id) || !state.is_latest(row.id, row.segment, row.suspended));
+                && (state.rows.contains_key(&row.id) || !state.may_count(row.id, row.segment, row.suspended));
             !dead && !elsewhere
         };
         rows.iter().map(counts).collect()

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::sync::Notify;
 
-use super::Store;
 use super::api::{Conflict, Delivery, Lanes, Lease};
+use super::{Store, pager};
+use crate::header::Header;
 use crate::id::{ItemName, MessageId};
 use crate::queue::Policy;
 
@@ -71,6 +72,29 @@ impl Store {
         // If it does not come back, it is not there to adopt.
         let _ = self.bring_back(Conflict::Unknown(id), true);
         self.state().adopt(id)
+    }
+
+    /// One that has come back into memory meanwhile; or one that waits or is suspended and that the index lacks: where
+    /// it is in the journal, memory knows.
+    pub(super) fn waiting_header(&self, id: MessageId) -> Option<Header> {
+        let mut tried = None;
+        loop {
+            let (recent, absent) = {
+                let state = self.state();
+                (state.header(id), state.absent(id))
+            };
+            let Some((_, reference)) = absent.filter(|_| recent.is_none()) else { return recent };
+            // Tried again where a purge has carried it to another place meanwhile.
+            if reference.frame.is_none() || reference.frame == tried {
+                return None;
+            }
+            tried = reference.frame;
+            let embedded = self.0.embedded.as_ref()?;
+            let found = pager::load(&[reference], &embedded.readers, &self.0.shared.vault).take(id);
+            if found.is_some() {
+                return found;
+            }
+        }
     }
 
     /// See [`crate::queue::Queue::stall`].

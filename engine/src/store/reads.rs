@@ -16,7 +16,7 @@ use super::readers::ReadFailure;
 use super::search::{self, Compiled};
 use super::{
     Class, Embedded, EventFilter, IndexProgress, ItemCounts, MessageFilter, Op, Page, QueueView, ReadError,
-    Store, StoreFailed, Task, Transaction, Unavailable, index, pager, record, text,
+    Store, StoreFailed, Task, Transaction, Unavailable, index, record, text,
 };
 use crate::body::Body;
 use crate::event::{Event, NewEvent};
@@ -35,29 +35,6 @@ impl Store {
         let found =
             recent.or_else(|| self.indexed(|index| index.header(id, &mut Memory(&self.0.shared))).flatten());
         found.or_else(|| self.waiting_header(id))
-    }
-
-    /// One that has come back into memory meanwhile; or one that waits or is suspended and that the index lacks: where
-    /// it is in the journal, memory knows.
-    fn waiting_header(&self, id: MessageId) -> Option<Header> {
-        let mut tried = None;
-        loop {
-            let (recent, absent) = {
-                let state = self.state();
-                (state.header(id), state.absent(id))
-            };
-            let Some((_, reference)) = absent.filter(|_| recent.is_none()) else { return recent };
-            // Tried again where a purge has carried it to another place meanwhile.
-            if reference.frame.is_none() || reference.frame == tried {
-                return None;
-            }
-            tried = reference.frame;
-            let embedded = self.0.embedded.as_ref()?;
-            let found = pager::load(&[reference], &embedded.readers, &self.0.shared.vault).take(id);
-            if found.is_some() {
-                return found;
-            }
-        }
     }
 
     /// The headers of a session in order of their ids; those that are not in memory are read from the disk.

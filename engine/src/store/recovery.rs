@@ -379,6 +379,8 @@ impl Recovery<'_> {
                     commit.changes.retain(|change| !matches!(change, Change::Keep(..)));
                 }
                 let mut places = places.into_iter();
+                // With neighbours only once: they would drive out what was brought back for this transaction before.
+                let mut near = true;
                 for change in &commit.changes {
                     match change {
                         Change::Body(id, body) => {
@@ -386,7 +388,7 @@ impl Recovery<'_> {
                                 shared.bodies.found(*id, body, place);
                             }
                         }
-                        Change::Move(change) => bring_back(shared, keeper, change.id),
+                        Change::Move(change) => near &= !bring_back(shared, keeper, change.id, near),
                         _ => {}
                     }
                 }
@@ -480,21 +482,19 @@ impl Recovery<'_> {
 }
 
 /// A message that waits beyond its queue's window, or is suspended, is about to change: it and those behind it come
-/// back.
-fn bring_back(shared: &Shared, keeper: &Keeper, id: MessageId) {
+/// back. Whether it was away.
+fn bring_back(shared: &Shared, keeper: &Keeper, id: MessageId, near: bool) -> bool {
     let references = {
         let state = shared.state();
-        if state.beyond() == 0 {
-            return;
-        }
-        match state.absent(id) {
-            Some((item, reference)) => match state.parked(id.0) {
-                Some(_) => state.neighbours(item, &reference),
-                None => state.behind(item, reference.position),
-            },
-            None => return,
+        let absent = if state.beyond() == 0 { None } else { state.absent(id) };
+        let Some((item, reference)) = absent else { return false };
+        match state.parked(id.0) {
+            Some(_) if near => state.neighbours(item, &reference),
+            Some(_) => vec![reference],
+            None => state.behind(item, reference.position),
         }
     };
     let loaded = pager::load(&references, keeper.readers(), &shared.vault);
     loaded.enter(&references, &mut shared.state(), &shared.bodies);
+    true
 }

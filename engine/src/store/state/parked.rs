@@ -4,7 +4,8 @@
 //! leaves it again if nothing comes of it.
 //!
 //! Invariants: what is parked is suspended, and nothing has happened to it since the frame named was written; of
-//! its rows in the index the one in that frame's segment counts. A message in memory may be parked too.
+//! its rows in the index the newest counts, which is the one in that frame's segment. A message in memory may be
+//! parked too.
 
 use std::collections::{HashSet, VecDeque};
 use std::ops::RangeInclusive;
@@ -184,10 +185,11 @@ impl State {
         self.visiting.iter().filter(still).map(|(id, _)| *id).collect()
     }
 
-    /// Whether one of several rows that the index has of an unfinished message counts, where memory has none.
-    pub(in crate::store) fn is_latest(&self, id: u64, segment: u64, suspended: bool) -> bool {
+    /// Whether a row that the index has of an unfinished message may count, where memory has none: the newest of those
+    /// that may does. An older one, because whoever has been reading for a while does not know of newer files.
+    pub(in crate::store) fn may_count(&self, id: u64, segment: u64, suspended: bool) -> bool {
         match self.parked(id) {
-            Some((_, parked)) => suspended && u64::from(parked.frame.segment) == segment,
+            Some((_, parked)) => suspended && segment <= u64::from(parked.frame.segment),
             None => !suspended && self.waits_beyond(id),
         }
     }

@@ -9,8 +9,9 @@
 
 mod effects;
 mod purging;
+mod suspending;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,17 +23,19 @@ use tokio::task::JoinHandle;
 
 use self::effects::{Effect, Model, brief};
 use self::purging::Purging;
+use self::suspending::order_keys;
 use super::sim::{Faults, Random, SimFiles};
 use super::support::{header, item, manual_clock};
 use crate::body::{self, Body};
 use crate::clock::{Clock as _, ManualClock};
-use crate::config::settings::Secret;
+use crate::config::settings::{OnSuspend, PoolSize, Secret};
 use crate::event::{Level, NewEvent};
 use crate::fault::Fault;
 use crate::files::Files as _;
 use crate::header::Status;
 use crate::host::{Keep as _, KeepFamily};
 use crate::id::{BodyId, MessageId};
+use crate::queue::Policy;
 use crate::store::offline::{Keys, OfflineError, check};
 use crate::store::{
     Class, EventFilter, Guard, Lanes, Lease, MessageFilter, Op, OpenError, Options, Store, Transaction,
@@ -51,6 +54,9 @@ struct World {
     encrypt: bool,
     segment_size: u64,
     window: usize,
+    policy: Policy,
+    /// Most of what is delivered is refused.
+    refused: bool,
     /// What each transaction did, in order: the first has sequence 1.
     effects: Vec<Vec<Effect>>,
     durable: usize,
@@ -70,9 +76,14 @@ impl World {
         let encrypt = random.one_in(4);
         let segment_size = [4 << 10, 16 << 10, 64 << 10][random.below(3) as usize];
         let window = [4, 16, 1 << 14][random.below(3) as usize];
+        let on_suspend = [OnSuspend::HoldKey, OnSuspend::Pass, OnSuspend::HoldItem][random.below(3) as usize];
+        let policy = Policy { pool: PoolSize::Limited(4), ordered: random.one_in(2), on_suspend };
+        let refused = random.one_in(2);
         World {
             random,
             window,
+            policy,
+            refused,
             files: SimFiles::new(),
             clock: manual_clock(),
             encrypt,
@@ -203,6 +214,8 @@ impl World {
                 let to =
                     [Status::Completed, Status::Completed, Status::Queued, Status::Suspended, Status::Error];
                 let to = to[self.random.below(5) as usize];
+                let refused = self.refused && !self.random.one_in(4);
+                let to = if refused { Status::Suspended } else { to };
                 let mut transition = Transition::new(lease.id, Guard::Lease(lease), to);
                 if to != Status::Completed {
                     transition.error = Some(Some(Fault::new("call", "500", "failed").with_detail("foreign")));
@@ -236,31 +249,6 @@ impl World {
         }
     }
 
-    /// An operator resumes or discards some that are suspended, perhaps together.
-    fn act(&mut self, store: &Store) -> (Vec<Op>, Vec<Effect>) {
-        let mut suspended = BTreeSet::new();
-        for effect in self.effects.iter().flatten() {
-            if let Effect::Moved { id, to, .. } = effect {
-                match to {
-                    Status::Suspended => suspended.insert(*id),
-                    _ => suspended.remove(id),
-                };
-            }
-        }
-        let mut suspended: Vec<u64> = suspended.into_iter().collect();
-        let (mut ops, mut effects) = (Vec::new(), Vec::new());
-        for _ in 0..=self.random.below(3) {
-            if suspended.is_empty() {
-                break;
-            }
-            let id = suspended.swap_remove(self.random.below(suspended.len() as u64) as usize);
-            let to = [Status::Queued, Status::Queued, Status::Discarded][self.random.below(3) as usize];
-            ops.push(Op::Transition(Transition::new(MessageId(id), Guard::Status(Status::Suspended), to)));
-            effects.push(Effect::Moved { id, to, at: self.clock.now() });
-        }
-        if ops.is_empty() { self.receive(store) } else { (ops, effects) }
-    }
-
     fn text(&mut self) -> Bytes {
         let size = [0, 30, 1000, 5000, 20_000][self.random.below(5) as usize];
         let byte = self.random.below(256) as u8;
@@ -280,6 +268,7 @@ impl World {
             header.body_id = Some(body);
             header.size = text.len() as u64;
             header.keys = [("mrn".into(), "4711".to_owned())].into();
+            header.order_keys = order_keys(header.id.0);
             let id = header.id.0;
             assert!(self.given.insert(id), "id {id} was given before: {:#?}", self.story);
             let session = header.session;
@@ -344,6 +333,9 @@ impl World {
                 .and_then(|queue| queue.head);
             let oldest = expected.messages.iter().find(|(_, m)| m.0 == target && m.1 == Status::Queued);
             assert_eq!(head.map(|head| head.id), oldest.map(|(id, _)| MessageId(*id)));
+        }
+        for target in TARGETS {
+            self.schedules(store, &expected, target);
         }
         assert!(self.given.insert(store.next_id()), "{:#?}", self.story);
         self.keep_up(store);

@@ -1,6 +1,7 @@
 //! Suspended messages by the hundred: they leave memory, and everything finds them, counts them and puts them back
 //! to their places as if they had not.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::files::SystemFiles;
 use crate::header::{Header, Status};
 use crate::id::MessageId;
 use crate::queue::Policy;
+use crate::store::overlay::Memory;
 use crate::store::{Guard, Lanes, MessageFilter, Op, Options, Purge, Store, Transition};
 
 const COUNT: usize = 300;
@@ -70,6 +72,12 @@ async fn suspended(fixture: &Fixture) -> Vec<MessageId> {
 fn in_memory(store: &Store, ids: &[MessageId]) -> usize {
     let state = store.0.shared.state();
     ids.iter().filter(|id| state.rows.contains_key(&id.0)).count()
+}
+
+fn in_memory_ids(store: &Store) -> BTreeSet<u64> {
+    let state = store.0.shared.state();
+    let suspended = state.rows.iter().filter(|(_, row)| row.status == Status::Suspended);
+    suspended.map(|(id, _)| *id).collect()
 }
 
 /// Returns when hardly any of them is in memory: others come and go until the keeper has got that far.
@@ -362,4 +370,47 @@ async fn one_transaction_may_change_several_that_are_far_apart() {
     done.await.expect("they come back all at once").unwrap();
     let counts = fixture.store.counts(&item("out"));
     assert_eq!((counts.suspended, counts.queued), (COUNT as u64 - 4, 4));
+    // From the journal they come back all at once, too.
+    let sequence = fixture.store.state().sequence;
+    fixture.store.durable(sequence).await.unwrap();
+    let counts = reopened(fixture).store.counts(&item("out"));
+    assert_eq!((counts.suspended, counts.queued), (COUNT as u64 - 4, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_is_being_read_has_those_that_are_suspended_again_and_leave_memory_meanwhile() {
+    let fixture = fixture();
+    let ids = suspended(&fixture).await;
+    until_gone(&fixture, &ids).await;
+    let filter = MessageFilter { status: vec![Status::Suspended], ..Default::default() };
+    let before: Vec<u64> = fixture
+        .store
+        .search(&filter, None, 2 * COUNT)
+        .await
+        .unwrap()
+        .entries
+        .iter()
+        .map(|h| h.id.0)
+        .collect();
+    assert_eq!(before.len(), COUNT);
+    // It knows the files that there are now.
+    let inner = &fixture.store.0;
+    let mut cursor = inner.embedded.as_ref().unwrap().index.messages(&filter, None);
+    let in_memory = in_memory_ids(&fixture.store);
+    for id in &ids {
+        fixture.finish(*id, Guard::Status(Status::Suspended), Status::Queued).await.unwrap();
+        fixture.commit(vec![suspend(*id, 7)]).await.unwrap();
+    }
+    until_gone(&fixture, &ids).await;
+    let mut found = in_memory;
+    found.extend(in_memory_ids(&fixture.store));
+    loop {
+        let step = cursor.step(&mut Memory(&inner.shared), COUNT).unwrap();
+        found.extend(step.rows.iter().map(|header| header.id.0));
+        if step.reached == 0 {
+            break;
+        }
+    }
+    let missing: Vec<&u64> = before.iter().filter(|id| !found.contains(id)).collect();
+    assert!(missing.is_empty(), "{} are missing", missing.len());
 }
