@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::bodies::Bodies;
-use super::change::Change;
+use super::change::{Change, Commit};
 use super::readers::{ReadFailure, Readers};
 use super::record::{self, Entry};
 use super::segment::FRAME;
@@ -101,6 +101,44 @@ impl Loaded {
     }
 }
 
+/// A transaction of the journal is about to change messages that wait beyond their queue's window, or are suspended:
+/// they and those behind them come back.
+pub(super) fn bring_back(commit: &Commit, shared: &Shared, readers: &Readers) {
+    let moved = |change: &Change| if let Change::Move(change) = change { Some(change.id) } else { None };
+    let ids: Vec<MessageId> = commit.changes.iter().filter_map(moved).collect();
+    // One that comes back may drive out another, which then comes behind it: so often, at most. With neighbours only
+    // once: they would drive out the others.
+    let mut near = true;
+    for _ in 0..=ids.len() {
+        let mut away = false;
+        for id in &ids {
+            if bring_one(*id, shared, readers, near) {
+                (away, near) = (true, false);
+            }
+        }
+        if !away {
+            return;
+        }
+    }
+}
+
+/// Whether it was away.
+fn bring_one(id: MessageId, shared: &Shared, readers: &Readers, near: bool) -> bool {
+    let references = {
+        let state = shared.state();
+        let absent = if state.beyond() == 0 { None } else { state.absent(id) };
+        let Some((item, reference)) = absent else { return false };
+        match state.parked(id.0) {
+            Some(_) if near => state.neighbours(item, &reference),
+            Some(_) => vec![reference],
+            None => state.behind(item, reference.position),
+        }
+    };
+    let loaded = load(&references, readers, &shared.vault);
+    loaded.enter(&references, &mut shared.state(), &shared.bodies);
+    true
+}
+
 /// The thread.
 #[derive(Debug)]
 pub(super) struct Pager {
@@ -175,7 +213,6 @@ mod tests {
     use crate::id::ItemName;
     use crate::store::Store;
     use crate::store::api::Lanes;
-    use crate::store::change::Commit;
     use crate::store::state::{Page, Touched};
     use crate::store::tests::support::{header, manual_clock};
 

@@ -40,7 +40,6 @@ use super::spine::Spot;
 use super::state::Touched;
 use super::window::Window;
 use crate::files::{self, Files};
-use crate::id::MessageId;
 use crate::vault::{Vault, VaultError};
 
 /// Records that are lost may have given out so many ids.
@@ -379,19 +378,14 @@ impl Recovery<'_> {
                     commit.changes.retain(|change| !matches!(change, Change::Keep(..)));
                 }
                 let mut places = places.into_iter();
-                // With neighbours only once: they would drive out what was brought back for this transaction before.
-                let mut near = true;
                 for change in &commit.changes {
-                    match change {
-                        Change::Body(id, body) => {
-                            if let Some((_, place)) = places.next() {
-                                shared.bodies.found(*id, body, place);
-                            }
-                        }
-                        Change::Move(change) => near &= !bring_back(shared, keeper, change.id, near),
-                        _ => {}
+                    if let Change::Body(id, body) = change
+                        && let Some((_, place)) = places.next()
+                    {
+                        shared.bodies.found(*id, body, place);
                     }
                 }
+                pager::bring_back(&commit, shared, keeper.readers());
                 *sequence = (*sequence).max(commit.sequence);
                 shared.state().apply(&commit, touched);
                 touched.clear();
@@ -479,22 +473,4 @@ impl Recovery<'_> {
             error => OpenError::Unreadable { place, text: error.to_string() },
         }
     }
-}
-
-/// A message that waits beyond its queue's window, or is suspended, is about to change: it and those behind it come
-/// back. Whether it was away.
-fn bring_back(shared: &Shared, keeper: &Keeper, id: MessageId, near: bool) -> bool {
-    let references = {
-        let state = shared.state();
-        let absent = if state.beyond() == 0 { None } else { state.absent(id) };
-        let Some((item, reference)) = absent else { return false };
-        match state.parked(id.0) {
-            Some(_) if near => state.neighbours(item, &reference),
-            Some(_) => vec![reference],
-            None => state.behind(item, reference.position),
-        }
-    };
-    let loaded = pager::load(&references, keeper.readers(), &shared.vault);
-    loaded.enter(&references, &mut shared.state(), &shared.bodies);
-    true
 }
