@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::item::{count, entry, item};
 use super::parked::Parked;
+use super::snapshot::stored;
 use super::{State, Unplaced};
 use crate::event::Event;
 use crate::header::{Header, Status};
@@ -69,7 +70,8 @@ pub(in crate::store) struct Stored {
 impl Stored {
     /// The header; `names` must have been taken after it.
     pub(in crate::store) fn header(&self, names: &Names) -> Header {
-        let header = self.row.header(self.id, names);
+        // Of one that is being delivered a later start knows that it waits.
+        let header = stored(self.id.0, &self.row, names);
         if self.as_born { as_born(header) } else { header }
     }
 }

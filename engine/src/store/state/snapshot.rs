@@ -76,7 +76,7 @@ impl Snapshot {
 }
 
 /// A header as a crash would leave it.
-fn stored(id: u64, row: &Row, names: &Names) -> Header {
+pub(super) fn stored(id: u64, row: &Row, names: &Names) -> Header {
     let mut header = row.header(MessageId(id), names);
     if header.status == Status::Delivered {
         header.status = Status::Queued;
