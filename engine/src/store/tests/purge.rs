@@ -7,35 +7,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::support::{Fixture, item, manual_clock, options, until_complete};
+use super::support::{Fixture, item, reopened, small, small_fixture, until_complete};
 use crate::clock::Clock as _;
 use crate::event::{Level, NewEvent};
 use crate::files::SystemFiles;
 use crate::header::Status;
 use crate::id::{MessageId, SessionId};
 use crate::store::offline::{Keys, check};
-use crate::store::{EventFilter, Guard, Lanes, MessageFilter, Options, Purge, Purged, Store};
+use crate::store::{EventFilter, Guard, Lanes, MessageFilter, Purge, Purged, Store};
 
 const DAY: u64 = 86_400;
-
-/// Segments of some dozens of messages, windows of a few.
-fn small(path: &Path) -> Options {
-    Options { segment_size: 32 << 10, window: 8, ..options(path) }
-}
-
-fn fixture() -> Fixture {
-    let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
-    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
-    Fixture::on(store, clock, folder)
-}
-
-fn reopened(fixture: Fixture) -> Fixture {
-    let clock = fixture.clock.clone();
-    let (store, folder) = fixture.into_parts();
-    drop(store);
-    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
-    Fixture::on(store, clock, folder)
-}
 
 async fn complete(fixture: &Fixture, id: MessageId) {
     fixture.finish(id, Guard::Status(Status::Queued), Status::Completed).await.unwrap();
@@ -87,7 +68,7 @@ async fn listed(store: &Store) -> Vec<MessageId> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_purged_is_not_missing_and_what_was_removed_is() {
-    let mut fixture = fixture();
+    let mut fixture = small_fixture();
     completed(&fixture, 100).await;
     fixture.advance(10 * DAY);
     completed(&fixture, 60).await;
@@ -124,7 +105,7 @@ async fn what_was_purged_is_not_missing_and_what_was_removed_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_goes_whole_and_what_is_unfinished_or_young_stays_whole() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let old = completed(&fixture, 100).await;
     let waiting = fixture.receive("lis", "out", "waits since long").await;
     let audited = NewEvent::new(Level::Info, "message.viewed", "looked").who("anna");
@@ -186,7 +167,7 @@ async fn what_is_old_goes_whole_and_what_is_unfinished_or_young_stays_whole() {
 
 /// Old ones and young ones in one segment that is not full, purged once at a moment between them.
 async fn purged_between(old: usize, young: usize) -> Purged {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let old = completed(&fixture, old).await;
     fixture.advance(10 * DAY);
     let cutoff = fixture.clock.now() - Duration::from_secs(5 * DAY);
@@ -226,7 +207,7 @@ async fn what_is_mostly_older_than_the_moment_asked_for_goes_and_what_is_younger
 
 #[tokio::test(flavor = "multi_thread")]
 async fn audit_events_outlive_the_messages_they_are_about() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let old = completed(&fixture, 5).await;
     let audited = NewEvent::new(Level::Info, "message.viewed", "looked").who("anna");
     fixture.store.log(audited.message(SessionId(old[0].0), old[0]));
@@ -252,7 +233,7 @@ async fn audit_events_outlive_the_messages_they_are_about() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn by_size_the_oldest_go_until_the_store_is_small_enough() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     completed(&fixture, 200).await;
     let most = 100 << 10;
     let purge = |before| Purge { audit_before: before, ..Purge::down_to(most) };
@@ -271,7 +252,7 @@ async fn by_size_the_oldest_go_until_the_store_is_small_enough() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_deeper_than_its_window_is_delivered_in_order_over_restarts() {
-    let mut fixture = fixture();
+    let mut fixture = small_fixture();
     let mut ids = Vec::new();
     for number in 0..300 {
         ids.push(fixture.receive("lis", "out", &format!("{number} {}", "y".repeat(300))).await);
@@ -307,7 +288,7 @@ async fn a_queue_deeper_than_its_window_is_delivered_in_order_over_restarts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_beyond_a_window_is_found_by_everything() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let mut ids = Vec::new();
     for number in 0..200 {
         ids.push(fixture.receive("lis", "out", &format!("{number} {}", "z".repeat(500))).await);

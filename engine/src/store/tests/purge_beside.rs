@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::support::{Fixture, item, manual_clock, options, with_body};
+use super::support::{Fixture, item, manual_clock, small, small_fixture, with_body};
 use crate::clock::{Clock as _, ManualClock};
 use crate::event::{Level, NewEvent};
 use crate::files::SystemFiles;
@@ -16,19 +16,8 @@ use crate::id::{MessageId, SessionId};
 use crate::store::backup::{Manifest, checkpoint_name, restore};
 use crate::store::offline::{Keys, check};
 use crate::store::{
-    Conflict, EventFilter, Guard, Lanes, MessageFilter, Op, Options, Purge, PurgeError, Purged, Store,
+    Conflict, EventFilter, Guard, Lanes, MessageFilter, Op, Purge, PurgeError, Purged, Store,
 };
-
-/// Segments of some dozens of messages, windows of a few.
-fn small(path: &Path) -> Options {
-    Options { segment_size: 32 << 10, window: 8, ..options(path) }
-}
-
-fn fixture() -> Fixture {
-    let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
-    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
-    Fixture::on(store, clock, folder)
-}
 
 async fn completed(fixture: &Fixture, count: usize) -> Vec<MessageId> {
     let mut ids = Vec::new();
@@ -69,7 +58,7 @@ fn segments(path: &Path) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn answers_stay_right_while_segments_go() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let waiting = stragglers(&fixture, 60).await;
     let over = Arc::new(AtomicBool::new(false));
     let reader = {
@@ -124,7 +113,7 @@ async fn answers_stay_right_while_segments_go() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_counts_what_goes_and_nothing_counts_twice() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let first = completed(&fixture, 30).await;
     let audited = NewEvent::new(Level::Info, "message.viewed", "looked").who("anna");
     fixture.commit(vec![Op::Event(audited.message(SessionId(first[0].0), first[0]))]).await.unwrap();
@@ -159,7 +148,7 @@ async fn a_dry_run_counts_what_goes_and_nothing_counts_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_everywhere_is_kept_however_small_the_store_should_be() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let mut waiting = BTreeSet::new();
     for number in 0..150 {
         waiting.insert(fixture.receive("lis", "slow", &format!("{number} {}", "w".repeat(1000))).await);
@@ -194,7 +183,7 @@ fn size(path: &Path) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_by_size_counts_what_is_written_meanwhile() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     completed(&fixture, 900).await;
     let before = size(fixture.path());
     let (most, mut written) = (before / 10 * 7, 0);
@@ -212,7 +201,7 @@ async fn a_purge_by_size_counts_what_is_written_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_in_the_open_segment_goes_too() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     completed(&fixture, 3).await;
     fixture.advance(3600);
     let young = completed(&fixture, 1).await;
@@ -258,7 +247,7 @@ async fn times_of_a_clock_that_was_ahead_hold_nothing_up() {
 
 #[tokio::test]
 async fn what_was_purged_while_somebody_looked_at_it_is_not_sent_again() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let old = completed(&fixture, 20).await;
     let mut again = fixture.store.header(old[0]).unwrap();
     assert!(fixture.store.body(again.body_id.unwrap()).await.is_ok());
@@ -301,7 +290,7 @@ fn copy(store: &Store, to: &Path) -> Option<Manifest> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_copy_made_while_segments_go_is_a_whole_store() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let waiting = stragglers(&fixture, 40).await;
     // What is not durable yet need not be in a copy.
     let last = fixture.store.0.shared.state().sequence;

@@ -172,3 +172,24 @@ pub(crate) async fn until_complete(store: &Store) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
+
+/// Segments of some dozens of messages, windows of a few.
+pub(super) fn small(path: &Path) -> Options {
+    Options { segment_size: 32 << 10, window: 8, ..options(path) }
+}
+
+/// A store of that kind.
+pub(super) fn small_fixture() -> Fixture {
+    let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
+    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
+    Fixture::on(store, clock, folder)
+}
+
+/// That store, opened again.
+pub(super) fn reopened(fixture: Fixture) -> Fixture {
+    let clock = fixture.clock.clone();
+    let (store, folder) = fixture.into_parts();
+    drop(store);
+    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
+    Fixture::on(store, clock, folder)
+}

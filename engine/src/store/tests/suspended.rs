@@ -2,11 +2,10 @@
 //! to their places as if they had not.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::support::{Fixture, item, manual_clock, options, until_complete};
+use super::support::{Fixture, item, reopened, small, small_fixture, until_complete};
 use crate::clock::Clock as _;
 use crate::config::settings::{OnSuspend, PoolSize};
 use crate::fault::Fault;
@@ -15,27 +14,9 @@ use crate::header::{Header, Status};
 use crate::id::MessageId;
 use crate::queue::Policy;
 use crate::store::overlay::Memory;
-use crate::store::{Guard, Lanes, MessageFilter, Op, Options, Purge, Store, Transition};
+use crate::store::{Guard, Lanes, MessageFilter, Op, Purge, Store, Transition};
 
 const COUNT: usize = 300;
-
-fn small(path: &Path) -> Options {
-    Options { segment_size: 32 << 10, window: 8, ..options(path) }
-}
-
-fn fixture() -> Fixture {
-    let (clock, folder) = (manual_clock(), tempfile::tempdir().unwrap());
-    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
-    Fixture::on(store, clock, folder)
-}
-
-fn reopened(fixture: Fixture) -> Fixture {
-    let clock = fixture.clock.clone();
-    let (store, folder) = fixture.into_parts();
-    drop(store);
-    let store = Store::open(small(folder.path()), clock.clone(), Arc::new(SystemFiles)).unwrap();
-    Fixture::on(store, clock, folder)
-}
 
 /// What the message of this number was refused with.
 fn refusal(number: usize) -> Fault {
@@ -119,7 +100,7 @@ async fn are_suspended(fixture: &Fixture, ids: &[MessageId], number: impl Fn(Mes
 
 #[tokio::test(flavor = "multi_thread")]
 async fn suspended_messages_leave_memory_and_everything_still_finds_them() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     let number = |id| ids.iter().position(|known| *known == id).unwrap();
     until_gone(&fixture, &ids).await;
@@ -137,7 +118,7 @@ async fn suspended_messages_leave_memory_and_everything_still_finds_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn those_that_left_memory_are_resumed_to_their_places_and_discarded() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     until_gone(&fixture, &ids).await;
     let (mut resumed, mut left) = (Vec::new(), Vec::new());
@@ -183,7 +164,7 @@ async fn those_that_left_memory_are_resumed_to_their_places_and_discarded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_that_is_full_twice_over_has_no_room_until_something_is_taken() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     until_gone(&fixture, &ids).await;
     let out = item("out");
@@ -201,7 +182,7 @@ async fn a_window_that_is_full_twice_over_has_no_room_until_something_is_taken()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_suspended_again_is_found_as_it_was_suspended_last() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     until_gone(&fixture, &ids).await;
     for id in &ids {
@@ -221,7 +202,7 @@ async fn what_is_suspended_again_is_found_as_it_was_suspended_last() {
 #[tokio::test(flavor = "multi_thread")]
 async fn those_that_left_memory_hold_and_are_passed_as_before() {
     for on_suspend in [OnSuspend::HoldKey, OnSuspend::Pass, OnSuspend::HoldItem] {
-        let mut fixture = fixture();
+        let mut fixture = small_fixture();
         let policy = Policy { pool: PoolSize::Limited(4), ordered: true, on_suspend };
         let keyed = |fixture: &Fixture, key: u64| {
             let header = Header { order_keys: [key].into(), ..fixture.header("lis", "out") };
@@ -277,7 +258,7 @@ async fn those_that_left_memory_hold_and_are_passed_as_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_carries_those_that_left_memory_as_they_stand() {
     const DAY: u64 = 86_400;
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     until_gone(&fixture, &ids).await;
     let (mut dropped, mut number) = (0, 0);
@@ -312,7 +293,7 @@ async fn a_purge_carries_those_that_left_memory_as_they_stand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_made_again_has_those_that_left_memory() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     until_gone(&fixture, &ids).await;
     fixture.store.close().await.unwrap();
@@ -327,7 +308,7 @@ async fn an_index_made_again_has_those_that_left_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_index_is_lacking_each_is_found_resumed_and_discarded_all_the_same() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     until_gone(&fixture, &ids).await;
     // As if all of it had yet to be made again.
@@ -345,7 +326,7 @@ async fn while_the_index_is_lacking_each_is_found_resumed_and_discarded_all_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_transaction_may_change_several_that_are_far_apart() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let mut ids = Vec::new();
     for number in 0..COUNT {
         ids.push(fixture.receive("lis", "out", &number.to_string()).await);
@@ -379,7 +360,7 @@ async fn one_transaction_may_change_several_that_are_far_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_is_being_read_has_those_that_are_suspended_again_and_leave_memory_meanwhile() {
-    let fixture = fixture();
+    let fixture = small_fixture();
     let ids = suspended(&fixture).await;
     until_gone(&fixture, &ids).await;
     let filter = MessageFilter { status: vec![Status::Suspended], ..Default::default() };
